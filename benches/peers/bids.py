@@ -1,0 +1,52 @@
+#!/usr/bin/env python3
+"""The bids of the peers benchmark. Writes them as NDJSON for the work `ndjson`; the same arguments give the same bytes.
+
+    bids.py ROWS FOLDER    two files, so that a reader that takes whole files can use two cores
+
+The bids are those of the generators in process: bid i of file f is number 2 * i + f of the formula below.
+"""
+
+import pathlib
+import sys
+
+FILES = 2
+ROWS_PER_WRITE = 50_000
+
+
+def auction(i):
+    return ((i * 2654435761) >> 8) % 100_000
+
+
+def line(i):
+    return (
+        f'{{"auction":{auction(i)},"bidder":{i % 50_000},"price":{i * 40_503 % 10_000},'
+        f'"ts":{i // 10},"channel":"channel-{i % 10}"}}\n'
+    )
+
+
+def rows_out(work, rows):
+    """How many rows the work puts out, computed the plain way."""
+    if work == "filter":
+        return sum(auction(i) % 123 == 0 for i in range(rows))
+    if work == "window":
+        return len({(auction(i), i // 10 // 10_000) for i in range(rows)})
+    return rows
+
+
+def write(rows, folder):
+    """Writes the files unless they are there already."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for part in range(FILES):
+        path = folder / f"bids-{part}.ndjson"
+        if path.exists():
+            continue
+        fresh = folder / f".{path.name}"
+        with open(fresh, "w", encoding="ascii", newline="") as out:
+            for start in range(part, rows, FILES * ROWS_PER_WRITE):
+                end = min(rows, start + FILES * ROWS_PER_WRITE)
+                out.write("".join(map(line, range(start, end, FILES))))
+        fresh.rename(path)
+
+
+if __name__ == "__main__":
+    write(int(sys.argv[1]), pathlib.Path(sys.argv[2]))

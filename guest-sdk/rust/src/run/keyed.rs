@@ -1,0 +1,126 @@
+//! Kind `keyed`: rows and due timers with the state of their keys.
+
+use super::{open_error, row_failed};
+use crate::config::Config;
+use crate::context::{Context, times_of};
+use crate::error::{Result as RowResult, contract};
+use crate::native::{Column, DueTimers, Effects, Field, Instance, KeyedBatch, OpError, RowError};
+use crate::operator::{KeyedOperator, Timer};
+use crate::row::{Ports, Row, row_reader};
+use crate::types::words;
+
+pub fn open_keyed<O: KeyedOperator>(config: &Config<'_>) -> Result<Box<dyn Instance>, OpError> {
+    check_key(&<O::Key<'_> as Row>::fields(), &config.context().key_fields)?;
+    let mut operator = O::create();
+    operator.open(config).map_err(open_error)?;
+    Ok(Box::new(Keyed { operator, ctx: Context::new() }))
+}
+
+/// A declared key must be the pipeline's.
+fn check_key(declared: &[Field], given: &[Field]) -> Result<(), OpError> {
+    let fits = |(d, g): (&Field, &Field)| {
+        d.type_name == g.type_name && (d.nullable || !g.nullable) && d.children == g.children
+    };
+    if declared.is_empty() || (declared.len() == given.len() && declared.iter().zip(given).all(fits)) {
+        return Ok(());
+    }
+    let list = |fields: &[Field]| {
+        let mark = |f: &Field| if f.nullable { "?" } else { "" };
+        fields.iter().map(|f| format!("{}: {}{}", f.name, f.type_name, mark(f))).collect::<Vec<_>>().join(", ")
+    };
+    let (declared, given) = (list(declared), list(given));
+    Err(OpError::Config(format!("the operator declares the key ({declared}), but the pipeline keys by ({given})")))
+}
+
+struct Keyed<O> {
+    operator: O,
+    ctx: Context<O>,
+}
+
+impl<O: KeyedOperator> Keyed<O> {
+    /// Calls `call` for each row or timer with its key's state, and undoes those that fail.
+    #[inline(always)]
+    fn each(
+        &mut self,
+        keys: &[[u8; 4]],
+        mut call: impl FnMut(&mut O, &mut Context<O>, usize, usize) -> RowResult<()>,
+    ) -> Result<Vec<RowError>, OpError> {
+        let mut errors = Vec::new();
+        let Self { operator, ctx } = self;
+        for (row, key) in keys.iter().enumerate() {
+            let key = u32::from_le_bytes(*key);
+            ctx.begin(row as u32, key);
+            operator.begin(key as usize);
+            match call(operator, ctx, row, key as usize) {
+                Ok(()) => operator.commit()?,
+                Err(error) => {
+                    operator.rollback();
+                    ctx.rollback();
+                    row_failed(&mut errors, row as u32, error)?;
+                }
+            }
+        }
+        Ok(errors)
+    }
+
+    fn effects(&mut self, rows: u32, times: &[[u8; 8]], errors: Vec<RowError>) -> Result<Effects, OpError> {
+        let mut updates = Vec::new();
+        self.operator.updates(&mut updates);
+        self.operator.flush_metrics();
+        let outputs = self.ctx.finish_outputs(rows, times)?;
+        Ok(Effects { outputs, updates, timers: self.ctx.finish_timers(), errors })
+    }
+}
+
+impl<O: KeyedOperator> Instance for Keyed<O> {
+    fn process_keyed(&mut self, batch: KeyedBatch<'_>) -> Result<Effects, OpError> {
+        let rows = batch.rows.rows as usize;
+        let reader = <O::In<'_> as Ports>::reader(batch.input, &batch.rows.columns, rows)?;
+        let keys = key_index(batch.key_index, rows, batch.keys.count)?;
+        let times = times_of(&batch.rows)?;
+        let kinds = batch.rows.kinds;
+        self.operator.load(batch.keys.states, batch.keys.count as usize)?;
+        self.ctx.start(batch.now);
+        let errors = self.each(keys, |operator, ctx, row, _| {
+            if O::READS_TIME {
+                ctx.set_timestamp(times.get(row).map(|t| i64::from_le_bytes(*t)));
+            }
+            if O::CHANGES {
+                ctx.set_kind(kinds.get(row).copied().unwrap_or(0));
+            }
+            operator.process(Ports::read(&reader, row), ctx)
+        })?;
+        self.effects(batch.rows.rows, times, errors)
+    }
+
+    fn on_timers(&mut self, due: DueTimers<'_>) -> Result<Effects, OpError> {
+        let times = words::<8>(due.times, due.times.len() / 8)?;
+        let count = due.keys.count as usize;
+        let keys = key_index(due.key_index, times.len(), due.keys.count)?;
+        let key_reader = row_reader::<O::Key<'_>>(&due.keys.columns, count)?;
+        self.operator.load(due.keys.states, count)?;
+        self.ctx.start(due.now);
+        let errors = self.each(keys, |operator, ctx, row, key| {
+            let time = i64::from_le_bytes(times[row]);
+            ctx.set_timestamp(Some(time));
+            ctx.set_kind(0);
+            let timer = Timer { key: <O::Key<'_> as Row>::read_row(&key_reader, key), time, domain: due.domain };
+            operator.on_timer(timer, ctx)
+        })?;
+        self.effects(times.len() as u32, times, errors)
+    }
+
+    fn migrate_state(&mut self, name: &str, from: u32, values: Column) -> Result<Column, OpError> {
+        O::migrate(name, from, values)
+    }
+}
+
+/// The key of each row, all in range.
+fn key_index(bytes: &[u8], rows: usize, count: u32) -> Result<&[[u8; 4]], OpError> {
+    let keys = words::<4>(bytes, rows)?;
+    let largest = keys.iter().map(|k| u32::from_le_bytes(*k)).max();
+    match largest {
+        Some(key) if key >= count => Err(contract(format_args!("a row has key {key} of {count}"))),
+        _ => Ok(keys),
+    }
+}

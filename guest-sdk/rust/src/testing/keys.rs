@@ -1,0 +1,136 @@
+//! The driver's stand-in for the host's keyed state: values per key, and timers.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::cell::Cell;
+use super::columns;
+use crate::native::{Column, Domain, Field, KeyedBatch, Keys, OpError, StateDescriptor, StateUpdate, TimerChanges};
+
+type Key = Vec<Cell>;
+
+/// State and timers of all keys.
+pub struct KeyedStore {
+    descriptors: Vec<StateDescriptor>,
+    values: BTreeMap<Key, Vec<Cell>>,
+    timers: BTreeSet<(Domain, i64, Key)>,
+}
+
+/// The distinct keys of a call, and the key of each row.
+#[derive(Default)]
+pub struct Distinct {
+    pub keys: Vec<Key>,
+    pub index: Vec<u8>,
+}
+
+impl Distinct {
+    pub fn of(keys: impl IntoIterator<Item = Key>) -> Self {
+        let mut distinct = Self::default();
+        let mut seen: BTreeMap<Key, u32> = BTreeMap::new();
+        for key in keys {
+            let next = seen.len() as u32;
+            let index = *seen.entry(key.clone()).or_insert(next);
+            if index == next {
+                distinct.keys.push(key);
+            }
+            distinct.index.extend_from_slice(&index.to_le_bytes());
+        }
+        distinct
+    }
+}
+
+impl KeyedStore {
+    pub fn new(descriptors: Vec<StateDescriptor>) -> Self {
+        Self { descriptors, values: BTreeMap::new(), timers: BTreeSet::new() }
+    }
+
+    pub fn state(&self, name: &str) -> Option<usize> {
+        self.descriptors.iter().position(|d| d.name == name)
+    }
+
+    pub fn descriptor(&self, state: usize) -> &StateDescriptor {
+        &self.descriptors[state]
+    }
+
+    pub fn value(&self, state: usize, key: &Key) -> Cell {
+        self.values.get(key).map_or(Cell::Null, |values| values[state].clone())
+    }
+
+    pub fn keys(&self) -> Vec<Key> {
+        self.values.keys().cloned().collect()
+    }
+
+    pub fn timers(&self) -> impl Iterator<Item = &(Domain, i64, Key)> {
+        self.timers.iter()
+    }
+
+    /// The keys as they cross, with their states.
+    pub fn load<'a>(&self, keys: &[Key], columns: &'a [Column]) -> Keys<'a> {
+        let column = |state: usize| {
+            let cells: Vec<Cell> = keys.iter().map(|key| self.value(state, key)).collect();
+            columns::encode(&self.descriptors[state].value, &cells)
+        };
+        Keys {
+            count: keys.len() as u32,
+            columns: columns.iter().map(Column::borrow).collect(),
+            states: (0..self.descriptors.len()).map(column).collect(),
+        }
+    }
+
+    /// Takes the due timers of a domain out, in the order of their times.
+    pub fn take_due(&mut self, domain: Domain, clock: i64) -> Vec<(i64, Key)> {
+        let due = self.timers.extract_if(.., |(d, time, _)| *d == domain && *time <= clock);
+        let mut due: Vec<(i64, Key)> = due.map(|(_, time, key)| (time, key)).collect();
+        due.sort();
+        due
+    }
+
+    pub fn apply(&mut self, keys: &[Key], updates: &[StateUpdate], timers: &[TimerChanges]) -> Result<(), OpError> {
+        for update in updates {
+            self.update(keys, update)?;
+        }
+        self.values.retain(|_, values| values.iter().any(|v| *v != Cell::Null));
+        for changes in timers {
+            let (indices, times) = (changes.key_index.as_chunks::<4>().0, changes.times.as_chunks::<8>().0);
+            for (i, (index, time)) in indices.iter().zip(times).enumerate() {
+                let key = keys[u32::from_le_bytes(*index) as usize].clone();
+                let timer = (changes.domain, i64::from_le_bytes(*time), key);
+                match changes.deletes.get(i) {
+                    Some(1) => self.timers.remove(&timer),
+                    _ => self.timers.insert(timer),
+                };
+            }
+        }
+        Ok(())
+    }
+
+    fn update(&mut self, keys: &[Key], update: &StateUpdate) -> Result<(), OpError> {
+        let state = update.state as usize;
+        let concerned: Vec<usize> = match update.key_index.as_chunks::<4>().0 {
+            [] => (0..keys.len()).collect(),
+            some => some.iter().map(|k| u32::from_le_bytes(*k) as usize).collect(),
+        };
+        let field: &[Field] = std::slice::from_ref(&self.descriptors[state].value);
+        let cells = columns::decode(field, &[update.values.borrow()], concerned.len())?;
+        for (key, cell) in concerned.into_iter().zip(cells.into_iter().flatten()) {
+            let empty = || vec![Cell::Null; self.descriptors.len()];
+            self.values.entry(keys[key].clone()).or_insert_with(empty)[state] = cell;
+        }
+        Ok(())
+    }
+}
+
+/// Key columns of distinct keys, flattened.
+pub fn key_columns(fields: &[Field], keys: &[Key]) -> Vec<Column> {
+    fields.iter().enumerate().map(|(i, field)| columns::encode(field, keys.iter().map(|key| &key[i]))).collect()
+}
+
+/// What `process_keyed` is given.
+pub fn keyed_batch<'a>(
+    input: u16,
+    rows: crate::native::BatchRef<'a>,
+    distinct: &'a Distinct,
+    keys: Keys<'a>,
+    now: crate::native::Now,
+) -> KeyedBatch<'a> {
+    KeyedBatch { input, rows, key_index: &distinct.index, keys, now }
+}

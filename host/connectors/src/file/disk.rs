@@ -1,0 +1,76 @@
+//! Files whose errors say which file it was, and how much has been read or written.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Bytes that went through a file so far.
+#[derive(Clone, Debug, Default)]
+pub(super) struct ByteCount(Arc<AtomicU64>);
+
+impl ByteCount {
+    pub(super) fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn add(&self, bytes: usize) {
+        self.0.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+}
+
+pub(super) struct InputFile {
+    file: File,
+    count: ByteCount,
+}
+
+impl InputFile {
+    pub(super) fn open(path: &Path, count: ByteCount) -> io::Result<Self> {
+        Ok(Self { file: File::open(path)?, count })
+    }
+}
+
+impl Read for InputFile {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let got = self.file.read(buffer)?;
+        self.count.add(got);
+        Ok(got)
+    }
+}
+
+impl Seek for InputFile {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        self.file.seek(to)
+    }
+}
+
+pub(super) struct OutputFile {
+    file: File,
+    path: PathBuf,
+    count: ByteCount,
+}
+
+impl OutputFile {
+    pub(super) fn new(file: File, path: &Path, count: ByteCount) -> Self {
+        Self { file, path: path.to_owned(), count }
+    }
+
+    fn name<T>(&self, result: io::Result<T>) -> io::Result<T> {
+        result.map_err(|e| io::Error::new(e.kind(), format!("`{}`: {e}", self.path.display())))
+    }
+}
+
+impl Write for OutputFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let result = self.file.write(bytes);
+        let written = self.name(result)?;
+        self.count.add(written);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let result = self.file.flush();
+        self.name(result)
+    }
+}

@@ -1,0 +1,223 @@
+//! The source end of `file`: a split is a file or a byte range of one.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+use serde_json::Value;
+use tidemill_model::config::{ConfigContext, read};
+use tidemill_model::format::{Compression, FormatRef, RowReader, Section};
+use tidemill_model::source::{Polled, Position, ReadBudget, Source, Split, SplitReader};
+use tidemill_model::{Batch, ConfigError, Fault, FaultKind};
+
+use super::disk::{ByteCount, InputFile};
+use super::listing::Pattern;
+use super::settings::{self, FileSourceSettings};
+
+const OWN: &[&str] = &["path", "format", "options", "columns", "split_size"];
+/// Smaller splits would cost more to open than to read.
+const SPLIT_BYTES_MIN: u64 = 4096;
+/// Rows of the first read, which shows how large rows are.
+const FIRST_READ_ROWS: usize = 1024;
+
+/// See [`FileSourceSettings`].
+pub fn source(settings: &Value, context: &ConfigContext) -> Result<Arc<dyn Source>, ConfigError> {
+    let (own, beside) = settings::divide(settings, OWN)?;
+    let own: FileSourceSettings = read(&own)?;
+    let format_name = match &own.format {
+        Some(name) => name.clone(),
+        None => settings::format_by_ending(&own.path, context)?,
+    };
+    let format = settings::format(&format_name, beside, own.options.as_ref(), OWN, context)?;
+    let pattern = Pattern::new(&own.path, &context.base);
+    let schema = match &own.columns {
+        Some(columns) => columns.schema()?,
+        None => infer(&pattern, &format).map_err(as_config)?,
+    };
+    let split_bytes = own.split_size.map(|size| size.0.max(SPLIT_BYTES_MIN));
+    Ok(Arc::new(FileSource { pattern, format, schema, split_bytes }))
+}
+
+fn as_config(fault: Fault) -> ConfigError {
+    ConfigError { help: fault.help, ..ConfigError::new(&["path"], fault.message) }
+}
+
+/// The schema of the first file that has one; empty files show none.
+fn infer(pattern: &Pattern, format: &FormatRef) -> Result<SchemaRef, Fault> {
+    let mut last = Fault::config("no file to tell the columns from");
+    for path in pattern.files()? {
+        let part = Part { path, start: 0, end: u64::MAX };
+        match format.infer(part.section(pattern, ByteCount::default())?) {
+            Err(fault) if fault.kind == FaultKind::Config => last = fault,
+            other => return other,
+        }
+    }
+    Err(last)
+}
+
+struct FileSource {
+    pattern: Pattern,
+    format: FormatRef,
+    schema: SchemaRef,
+    split_bytes: Option<u64>,
+}
+
+impl Source for FileSource {
+    fn schema(&self) -> SchemaRef {
+        self.schema.clone()
+    }
+
+    fn splits(&self, _workers: usize) -> Result<Vec<Split>, Fault> {
+        let mut splits = Vec::new();
+        for path in self.pattern.files()? {
+            let length = std::fs::metadata(&path).map_err(|e| open_fault(&self.pattern.show(&path), &e))?.len();
+            let name = self.pattern.show(&path).into_owned();
+            let whole = Compression::of(&name) != Compression::None || !self.format.splittable();
+            match self.split_bytes.filter(|&bytes| !whole && length > bytes) {
+                None => splits.push(Part { path, start: 0, end: length }.split(name)?),
+                Some(bytes) => {
+                    for start in (0..length).step_by(usize::try_from(bytes).unwrap_or(usize::MAX)) {
+                        let end = start.saturating_add(bytes).min(length);
+                        splits.push(Part { path: path.clone(), start, end }.split(format!("{name}@{start}-{end}"))?);
+                    }
+                }
+            }
+        }
+        Ok(splits)
+    }
+
+    fn open(&self, split: &Split, position: &Position) -> Result<Box<dyn SplitReader>, Fault> {
+        let part = Part::decode(&split.spec)?;
+        let skip = match <[u8; 8]>::try_from(position.0.as_slice()) {
+            Ok(bytes) => u64::from_le_bytes(bytes),
+            Err(_) if position.0.is_empty() => 0,
+            Err(_) => return Err(Fault::internal(format!("split {}: the stored position is damaged", split.id))),
+        };
+        Ok(Box::new(FileReader {
+            pattern: self.pattern.clone(),
+            format: self.format.clone(),
+            schema: self.schema.clone(),
+            part,
+            state: State::Closed,
+            position: skip,
+            count: ByteCount::default(),
+            row_bytes: None,
+        }))
+    }
+
+    fn bounded(&self) -> bool {
+        true
+    }
+}
+
+/// Rows that begin in a range of bytes of a file.
+#[derive(Clone, Debug, PartialEq)]
+struct Part {
+    path: PathBuf,
+    start: u64,
+    end: u64,
+}
+
+impl Part {
+    fn split(&self, id: String) -> Result<Split, Fault> {
+        let path = self.path.to_str().ok_or_else(|| {
+            Fault::config(format!("the path `{}` is not UTF-8", self.path.display())).with_help("rename the file")
+        })?;
+        let mut spec = Vec::with_capacity(16 + path.len());
+        spec.extend_from_slice(&self.start.to_le_bytes());
+        spec.extend_from_slice(&self.end.to_le_bytes());
+        spec.extend_from_slice(path.as_bytes());
+        Ok(Split { id, spec })
+    }
+
+    fn decode(spec: &[u8]) -> Result<Self, Fault> {
+        let decoded = || {
+            let (start, rest) = spec.split_first_chunk::<8>()?;
+            let (end, path) = rest.split_first_chunk::<8>()?;
+            let path = PathBuf::from(std::str::from_utf8(path).ok()?);
+            Some(Self { path, start: u64::from_le_bytes(*start), end: u64::from_le_bytes(*end) })
+        };
+        decoded().ok_or_else(|| Fault::internal("the description of a file split is damaged"))
+    }
+
+    fn section(&self, pattern: &Pattern, count: ByteCount) -> Result<Section, Fault> {
+        let name = pattern.show(&self.path).into_owned();
+        let input = InputFile::open(&self.path, count).map_err(|e| open_fault(&name, &e))?;
+        let compression = Compression::of(&name);
+        Ok(Section { name, input: Box::new(input), start: self.start, end: self.end, compression })
+    }
+}
+
+fn open_fault(name: &str, error: &io::Error) -> Fault {
+    let fault = Fault::io(format!("cannot open `{name}`: {error}"));
+    match error.kind() {
+        io::ErrorKind::NotFound => fault.with_help("the file was there when the source was listed, and is gone now"),
+        io::ErrorKind::PermissionDenied => fault.with_help("the user that runs the job may not read it"),
+        _ => fault,
+    }
+}
+
+enum State {
+    /// Files are opened at the first poll, so that thousands of splits do not hold thousands of files open.
+    Closed,
+    Open(Box<dyn RowReader>),
+    Ended,
+}
+
+struct FileReader {
+    pattern: Pattern,
+    format: FormatRef,
+    schema: SchemaRef,
+    part: Part,
+    state: State,
+    position: u64,
+    count: ByteCount,
+    /// Of the last rows, in memory.
+    row_bytes: Option<usize>,
+}
+
+impl SplitReader for FileReader {
+    fn poll(&mut self, budget: ReadBudget) -> Result<Polled, Fault> {
+        if let State::Closed = self.state {
+            let section = self.part.section(&self.pattern, self.count.clone())?;
+            self.state = State::Open(self.format.reader(section, self.schema.clone(), self.position)?);
+        }
+        let State::Open(reader) = &mut self.state else { return Ok(Polled::End) };
+        let fitting = self.row_bytes.map_or(FIRST_READ_ROWS, |bytes| budget.bytes / bytes.max(1));
+        let Some(decoded) = reader.read(fitting.clamp(1, budget.rows.max(1)))? else {
+            self.state = State::Ended;
+            return Ok(Polled::End);
+        };
+        self.position = reader.position();
+        if decoded.rows.num_rows() > 0 {
+            self.row_bytes = Some(Batch::new(decoded.rows.clone()).bytes() / decoded.rows.num_rows());
+        }
+        Ok(Polled::Rows { rows: decoded.rows, rejected: decoded.rejected })
+    }
+
+    fn position(&self) -> Position {
+        Position(self.position.to_le_bytes().to_vec())
+    }
+
+    fn progress(&self) -> (u64, Option<u64>) {
+        let total = self.part.end - self.part.start;
+        match self.state {
+            State::Ended => (total, Some(total)),
+            _ => (self.count.get().min(total), Some(total)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn split_specs_round_trip() {
+        let part = Part { path: PathBuf::from("/a/ä b.csv"), start: 7, end: u64::MAX };
+        let split = part.split("id".into()).unwrap();
+        assert_eq!(Part::decode(&split.spec).unwrap(), part);
+        assert!(Part::decode(b"short").is_err());
+    }
+}

@@ -1,0 +1,307 @@
+//! Operators: one of expression, component or window, with what belongs to it.
+
+use serde_json::Value;
+use tidemill_model::config::DurationMs;
+
+use super::fields::{self, Fields, Limits};
+use super::node::{DELAY, EXCHANGES, input};
+use super::{name_of, on_error};
+use crate::diagnostic::Report;
+use crate::names::shown;
+use crate::spec::{Input, Inputs, Key, LogicSpec, OperatorSpec, Text, WindowSpec};
+use crate::tree::{Entry, Tree};
+
+const SETTINGS: &[&str] = &[
+    "input",
+    "inputs",
+    "key",
+    "where",
+    "select",
+    "component",
+    "operator",
+    "config",
+    "window",
+    "aggregates",
+    "exchange",
+    "on_error",
+];
+const WINDOW: &[&str] = &["tumbling", "offset", "allowed_lateness"];
+const DAY_MS: i64 = 24 * 3600 * 1000;
+const SIZE: Limits<DurationMs> =
+    Limits { range: DurationMs(1)..=DurationMs(366 * DAY_MS), words: "a duration of 1ms to 366d", type_error: None };
+const OFFSET: Limits<DurationMs> = Limits {
+    range: DurationMs(-366 * DAY_MS)..=DurationMs(366 * DAY_MS),
+    words: "a duration shorter than the window",
+    type_error: None,
+};
+
+pub(super) fn operator(report: &mut Report, entry: &Entry) -> OperatorSpec {
+    let name = name_of(entry);
+    let what = format!("operator `{}`", shown(&name.text));
+    let mut spec = OperatorSpec {
+        name,
+        inputs: Inputs::One(Input::default()),
+        key: None,
+        exchange: None,
+        logic: None,
+        on_error: None,
+        settings: entry.value.clone(),
+    };
+    let Some(fields) = Fields::read(report, &entry.value, &what, &entry.key_span, SETTINGS) else {
+        return spec;
+    };
+    spec.inputs = inputs(report, &fields, entry, &what);
+    spec.key = fields.get("key").and_then(|entry| key(report, entry));
+    spec.exchange = fields.get("exchange").and_then(|entry| fields::choice(report, entry, EXCHANGES));
+    spec.on_error = on_error(report, &fields);
+    spec.logic = logic(report, &fields, entry, &what);
+    if let (Some(LogicSpec::Expression { .. }), Some(key)) = (&spec.logic, fields.get("key")) {
+        let error = report.error(&key.key_span, format!("{what} has a `key` that it does not need"));
+        error.label("no use here").help("`where` and `select` look at one row at a time: remove `key`");
+    }
+    check_window(report, &spec, &fields, &what);
+    spec
+}
+
+fn inputs(report: &mut Report, fields: &Fields<'_>, entry: &Entry, what: &str) -> Inputs {
+    match (fields.get("input"), fields.get("inputs")) {
+        (Some(one), None) => Inputs::One(input(report, &one.value, "input", &one.key_span)),
+        (None, Some(several)) => {
+            let mut named = Vec::new();
+            if let Some(ports) = Fields::any(report, &several.value, "`inputs`", &several.key_span) {
+                for port in ports.entries() {
+                    named.push((name_of(port), input(report, &port.value, &port.key, &port.key_span)));
+                }
+            }
+            Inputs::Named(named, several.key_span.clone())
+        }
+        (Some(one), Some(several)) => {
+            let error = report.error(&several.key_span, format!("{what} has both `input` and `inputs`"));
+            error
+                .label("and this")
+                .also(&one.key_span, "this")
+                .help("one input: `input: NODE`; several: `inputs: { PORT: NODE, ... }`");
+            Inputs::One(Input::default())
+        }
+        (None, None) if fields.misspelt => Inputs::One(Input::default()),
+        (None, None) => {
+            report
+                .error(&entry.key_span, format!("{what} has no `input`"))
+                .help("say whose rows it takes: `input: NODE`");
+            Inputs::One(Input::default())
+        }
+    }
+}
+
+fn key(report: &mut Report, entry: &Entry) -> Option<Key> {
+    let mut key = Key { span: entry.key_span.clone(), all: Vec::new(), by_input: Vec::new() };
+    match &entry.value.value {
+        Tree::Map(ports) => {
+            for port in ports {
+                let columns = fields::texts(report, &port.value, "key", &port.key_span);
+                key.by_input.push((name_of(port), columns));
+            }
+        }
+        _ => key.all = fields::texts(report, &entry.value, "key", &entry.key_span),
+    }
+    check_twice(report, &key.all);
+    key.by_input.iter().for_each(|(_, columns)| check_twice(report, columns));
+    (!key.all.is_empty() || !key.by_input.is_empty()).then_some(key)
+}
+
+fn check_twice(report: &mut Report, columns: &[Text]) {
+    for (i, column) in columns.iter().enumerate() {
+        if let Some(first) = columns[..i].iter().find(|other| other.text == column.text) {
+            let error = report.error(&column.span, format!("`{}` stands twice in the key", shown(&column.text)));
+            error.label("again here").also(&first.span, "first here");
+        }
+    }
+}
+
+fn logic(report: &mut Report, fields: &Fields<'_>, entry: &Entry, what: &str) -> Option<LogicSpec> {
+    let kinds = [&["where", "select"][..], &["component"], &["window"]];
+    let given: Vec<&Entry> = kinds.iter().filter_map(|keys| keys.iter().find_map(|key| fields.get(key))).collect();
+    if let [first, second, ..] = given.as_slice() {
+        let message = format!("{what} has both `{}` and `{}`", first.key, second.key);
+        let error = report.error(&second.key_span, message);
+        error.label("and this").also(&first.key_span, "this");
+        error.help("a node does one thing: make two nodes, the second with the first as its `input`");
+        return None;
+    }
+    for (key, owner) in [("operator", "component"), ("config", "component"), ("aggregates", "window")] {
+        if let (Some(stray), None) = (fields.get(key), fields.get(owner)) {
+            let error = report.error(&stray.key_span, format!("{what} has `{key}`, but no `{owner}`"));
+            error.label(format!("belongs to a `{owner}`"));
+        }
+    }
+    let stray = ["operator", "config", "aggregates"].iter().any(|key| fields.get(key).is_some());
+    if given.is_empty() && !stray && !fields.misspelt {
+        let error = report.error(&entry.key_span, format!("{what} does not say what it does"));
+        error.help("give it `where`, `select`, `component` or `window`");
+    }
+    match given.first()?.key.as_str() {
+        "component" => component(report, fields),
+        "window" => window(report, fields, what).map(LogicSpec::Window),
+        _ => expression(report, fields),
+    }
+}
+
+fn expression(report: &mut Report, fields: &Fields<'_>) -> Option<LogicSpec> {
+    let filter = match fields.get("where") {
+        Some(_) => Some(fields.text(report, "where")?),
+        None => None,
+    };
+    let select = fields.get("select").map(|entry| {
+        let texts = fields::texts(report, &entry.value, "select", &entry.key_span);
+        texts.iter().flat_map(|text| items(text, report.text())).collect::<Vec<_>>()
+    });
+    if select.as_ref().is_some_and(Vec::is_empty) {
+        return None;
+    }
+    Some(LogicSpec::Expression { filter, select })
+}
+
+/// The items of a select list: `a, b + 1 AS c` are two. Each with its own place where it stands there literally.
+fn items(text: &Text, source: &str) -> Vec<Text> {
+    let (mut items, mut from) = (Vec::new(), text.span.start);
+    for item in split_top(&text.text) {
+        let rest = from..text.span.end;
+        let found =
+            source.get(rest.clone()).and_then(|rest| rest.find(item)).map(|at| from + at..from + at + item.len());
+        from = found.as_ref().map_or(from, |span| span.end);
+        items.push(Text { text: item.to_owned(), span: found.unwrap_or_else(|| text.span.clone()) });
+    }
+    items
+}
+
+/// Splits SQL at commas outside of brackets and quotes. Pieces are trimmed; what is not well formed is
+/// left to the SQL parser.
+fn split_top(sql: &str) -> Vec<&str> {
+    let (mut pieces, mut start, mut depth, mut quote) = (Vec::new(), 0, 0usize, None);
+    for (at, c) in sql.char_indices() {
+        match (quote, c) {
+            (Some(open), _) if open == c => quote = None,
+            (Some(_), _) => {}
+            (None, '\'' | '"' | '`') => quote = Some(c),
+            (None, '(' | '[' | '{') => depth += 1,
+            (None, ')' | ']' | '}') => depth = depth.saturating_sub(1),
+            (None, ',') if depth == 0 => {
+                pieces.push(sql[start..at].trim());
+                start = at + 1;
+            }
+            _ => {}
+        }
+    }
+    pieces.push(sql[start..].trim());
+    pieces
+}
+
+fn component(report: &mut Report, fields: &Fields<'_>) -> Option<LogicSpec> {
+    let path = fields.text(report, "component");
+    let operator = fields.text(report, "operator");
+    let mut config = Vec::new();
+    if let Some(entry) = fields.get("config").filter(|entry| !entry.value.is_null())
+        && let Some(settings) = Fields::any(report, &entry.value, "`config`", &entry.key_span)
+    {
+        config = settings.entries().iter().filter_map(setting).collect();
+    }
+    Some(LogicSpec::Component { path: path?, operator, config })
+}
+
+/// A setting as the component gets it: text as written, lists and maps as JSON; "nothing" is not given.
+fn setting(entry: &Entry) -> Option<(String, String)> {
+    let text = match (&entry.value.value, entry.value.to_json()) {
+        (_, Value::Null) => return None,
+        (_, Value::Bool(bool)) => bool.to_string(),
+        (Tree::Scalar(scalar), _) => scalar.text.clone(),
+        (_, json) => json.to_string(),
+    };
+    Some((entry.key.clone(), text))
+}
+
+fn window(report: &mut Report, fields: &Fields<'_>, what: &str) -> Option<WindowSpec> {
+    let entry = fields.get("window")?;
+    let aggregates = aggregates(report, fields);
+    if fields.get("aggregates").is_none() {
+        let error = report.error(&entry.key_span, format!("{what} has a `window`, but no `aggregates`"));
+        error
+            .help("say what is computed per key and window: `aggregates: { flights: \"count(*)\", mean: avg(delay) }`");
+    }
+    let settings = Fields::read(report, &entry.value, "`window`", &entry.key_span, WINDOW)?;
+    if settings.get("tumbling").is_none() && !settings.misspelt {
+        report.error(&entry.key_span, "`window` does not say its size").help("`window: { tumbling: 1h }`");
+    }
+    let size = settings.parsed(report, "tumbling", &SIZE);
+    let offset_ms = settings.parsed(report, "offset", &OFFSET).map_or(0, |d| d.0);
+    let allowed_lateness_ms = settings.parsed(report, "allowed_lateness", &DELAY).map_or(0, |d| d.0);
+    let size_ms = size?.0;
+    if offset_ms.abs() >= size_ms
+        && let Some(offset) = settings.text(report, "offset")
+    {
+        report.error(&offset.span, "`offset` must be shorter than the window").label("too long");
+    }
+    Some(WindowSpec { span: entry.key_span.clone(), size_ms, offset_ms, allowed_lateness_ms, aggregates })
+}
+
+fn aggregates(report: &mut Report, fields: &Fields<'_>) -> Vec<(Text, Text)> {
+    let Some(entry) = fields.get("aggregates") else {
+        return Vec::new();
+    };
+    let Some(settings) = Fields::any(report, &entry.value, "`aggregates`", &entry.key_span) else {
+        return Vec::new();
+    };
+    if settings.entries().is_empty() {
+        report.error(&entry.value.span, "`aggregates` is empty").label("needs at least one");
+    }
+    let mut aggregates = Vec::new();
+    for entry in settings.entries() {
+        let name = name_of(entry);
+        super::check_name(report, &name, "name of an aggregate");
+        if matches!(name.text.as_str(), "window_start" | "window_end") {
+            let error = report.error(&name.span, format!("`{}` is already a column of every window", name.text));
+            error.label("choose another name");
+        }
+        if let Some(text) = fields::text(report, &entry.value, &entry.key, &entry.key_span) {
+            aggregates.push((name, text));
+        }
+    }
+    aggregates
+}
+
+fn check_window(report: &mut Report, spec: &OperatorSpec, fields: &Fields<'_>, what: &str) {
+    let Some(LogicSpec::Window(window)) = &spec.logic else {
+        return;
+    };
+    if fields.get("key").is_none() {
+        let error = report.error(&window.span, format!("{what} has a `window`, but no `key`"));
+        error.help(
+            "say per what it aggregates: `key: [COLUMN]`; for all rows together, put \
+             `select: [\"*\", \"1 AS all_rows\"]` before it and take `key: [all_rows]`",
+        );
+    }
+    for column in spec.key.iter().flat_map(|key| &key.all) {
+        if let Some((name, _)) = window.aggregates.iter().find(|(name, _)| name.text == column.text) {
+            let error = report.error(&name.span, format!("`{}` is already a key column", shown(&name.text)));
+            error.label("choose another name").also(&column.span, "this one");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::split_top;
+
+    #[test]
+    fn select_lists_are_split_outside_of_brackets_and_quotes() {
+        for (sql, pieces) in [
+            ("*", &["*"][..]),
+            ("a, b + 1 AS c", &["a", "b + 1 AS c"]),
+            ("round(a, 2) AS r, 'x, y' AS t", &["round(a, 2) AS r", "'x, y' AS t"]),
+            ("'it''s, so' AS a, \"b,c\"", &["'it''s, so' AS a", "\"b,c\""]),
+            ("a), b", &["a)", "b"]),
+            ("a,", &["a", ""]),
+        ] {
+            assert_eq!(split_top(sql), pieces, "{sql}");
+        }
+    }
+}

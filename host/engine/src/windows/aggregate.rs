@@ -1,0 +1,140 @@
+//! The aggregates of a window node: planned once, one set of accumulators per pane.
+//!
+//! Law: `drain` empties the accumulators for the next pane, `peek` leaves them as they are.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, UInt32Array};
+use arrow::compute::{cast, prep_null_mask_filter, take};
+use arrow::datatypes::{Field, SchemaRef};
+use datafusion_common::DataFusionError;
+use datafusion_expr::{EmitTo, GroupsAccumulator};
+use datafusion_physical_expr::GroupsAccumulatorAdapter;
+use tidemill_model::ConfigError;
+
+use crate::sql::{Aggregate, Planner, evaluate};
+
+pub(super) type Result<T> = std::result::Result<T, DataFusionError>;
+
+/// The aggregates, as the pipeline file names them.
+pub(super) struct Aggregates {
+    calls: Vec<(String, Aggregate)>,
+}
+
+/// What the aggregates read of one batch.
+pub(super) struct Inputs {
+    calls: Vec<(Vec<ArrayRef>, Option<BooleanArray>)>,
+}
+
+pub(super) type Accumulators = Vec<Box<dyn GroupsAccumulator>>;
+
+impl Aggregates {
+    pub fn new(input: &SchemaRef, calls: &[(String, String)]) -> std::result::Result<Self, ConfigError> {
+        let planner = Planner::new(input)?;
+        let plan = |(name, text): &(String, String)| match planner.aggregate(name, text) {
+            Ok(call) => Ok((name.clone(), call)),
+            Err(error) => Err(error.inside(name)),
+        };
+        Ok(Self { calls: calls.iter().map(plan).collect::<std::result::Result<_, _>>()? })
+    }
+
+    pub fn fields(&self) -> impl Iterator<Item = Field> {
+        self.calls.iter().map(|(name, call)| Field::new(name, call.data_type.clone(), call.nullable))
+    }
+
+    pub fn accumulators(&self) -> Result<Accumulators> {
+        self.calls.iter().map(|(_, call)| accumulator(call)).collect()
+    }
+
+    /// Evaluates arguments and filters on all rows of a batch.
+    pub fn read(&self, rows: &RecordBatch) -> Result<Inputs> {
+        let read = |(_, call): &(String, Aggregate)| {
+            let args: Result<Vec<ArrayRef>> = call.args.iter().map(|a| evaluate(a.as_ref(), rows)).collect();
+            let mask = call.filter.as_ref().map(|f| evaluate(f.as_ref(), rows)).transpose()?;
+            // A null condition does not pass.
+            let mask = mask.map(|m| match m.null_count() {
+                0 => m.as_boolean().clone(),
+                _ => prep_null_mask_filter(m.as_boolean()),
+            });
+            Ok((args?, mask))
+        };
+        Ok(Inputs { calls: self.calls.iter().map(read).collect::<Result<_>>()? })
+    }
+
+    /// The results of all groups; the accumulators are empty afterwards.
+    pub fn drain(&self, accumulators: &mut Accumulators) -> Result<Vec<ArrayRef>> {
+        let evaluate = |((_, call), acc): (&(String, Aggregate), &mut Box<dyn GroupsAccumulator>)| {
+            Ok(cast(&acc.evaluate(EmitTo::All)?, &call.data_type)?)
+        };
+        self.calls.iter().zip(accumulators).map(evaluate).collect()
+    }
+
+    /// The results of all groups or some, without a change of the accumulators. `groups`: their number.
+    pub fn peek(
+        &self,
+        accumulators: &mut Accumulators,
+        groups: usize,
+        chosen: Option<&UInt32Array>,
+    ) -> Result<Vec<ArrayRef>> {
+        let all: Vec<usize> = (0..groups).collect();
+        let mut results = Vec::with_capacity(accumulators.len());
+        for ((_, call), acc) in self.calls.iter().zip(accumulators) {
+            // Reading the state drains it, so it goes back in; the result is made in a second accumulator.
+            let state = acc.state(EmitTo::All)?;
+            acc.merge_batch(&state, &all, groups)?;
+            let picked: Vec<ArrayRef> = match chosen {
+                None => state,
+                Some(chosen) => state.iter().map(|s| take(s, chosen, None)).collect::<std::result::Result<_, _>>()?,
+            };
+            let count = chosen.map_or(groups, arrow::array::Array::len);
+            let mut copy = accumulator(call)?;
+            copy.merge_batch(&picked, &all[..count], count)?;
+            results.push(cast(&copy.evaluate(EmitTo::All)?, &call.data_type)?);
+        }
+        Ok(results)
+    }
+}
+
+impl Inputs {
+    /// Adds all rows of the batch, or those in `rows`, to the groups in `numbers` (one per row added).
+    pub fn update(
+        &self,
+        accumulators: &mut Accumulators,
+        rows: Option<&UInt32Array>,
+        numbers: &[usize],
+        groups: usize,
+    ) -> Result<()> {
+        for ((args, mask), acc) in self.calls.iter().zip(accumulators) {
+            let Some(rows) = rows else {
+                acc.update_batch(args, numbers, mask.as_ref(), groups)?;
+                continue;
+            };
+            let args = args.iter().map(|a| take(a, rows, None)).collect::<std::result::Result<Vec<_>, _>>()?;
+            let mask = mask.as_ref().map(|m| take(m, rows, None)).transpose()?;
+            acc.update_batch(&args, numbers, mask.as_ref().map(|m| m.as_boolean()), groups)?;
+        }
+        Ok(())
+    }
+}
+
+fn accumulator(call: &Aggregate) -> Result<Box<dyn GroupsAccumulator>> {
+    if call.function.groups_accumulator_supported() {
+        return call.function.create_groups_accumulator();
+    }
+    let function = Arc::new(call.function.clone());
+    Ok(Box::new(GroupsAccumulatorAdapter::new(move || function.create_accumulator())))
+}
+
+/// The first row for which an argument or a filter fails, found by halves.
+pub(super) fn culprit(aggregates: &Aggregates, rows: &RecordBatch) -> usize {
+    let (mut start, mut len) = (0, rows.num_rows());
+    while len > 1 {
+        let half = len / 2;
+        if aggregates.read(&rows.slice(start, half)).is_err() {
+            len = half;
+        } else {
+            (start, len) = (start + half, len - half);
+        }
+    }
+    start
+}

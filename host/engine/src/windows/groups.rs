@@ -1,0 +1,220 @@
+//! The keys of one pane, numbered densely in the order in which they first came.
+//!
+//! Law: a key has one number; numbers are `0..len` without gaps. `clear` keeps the memory.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch};
+use arrow::buffer::{NullBuffer, ScalarBuffer};
+use arrow::compute::take;
+use arrow::datatypes::{DataType, Int64Type, Schema};
+use arrow::error::ArrowError;
+use arrow::row::Rows;
+use hashbrown::HashTable;
+use tidemill_model::key::{KeyEncoder, hash_rows};
+
+/// How keys are taken from batches: chosen once per operator.
+pub(super) enum KeyReader {
+    /// No key: all rows are one group.
+    Global,
+    /// One int64 column.
+    I64(usize),
+    Encoded(KeyEncoder),
+}
+
+/// The keys of one batch.
+pub(super) enum BatchKeys {
+    Global,
+    I64(Int64Array),
+    Encoded(Rows, ScalarBuffer<u64>),
+}
+
+impl KeyReader {
+    pub fn new(schema: &Schema, columns: &[usize]) -> Result<Self, ArrowError> {
+        match columns {
+            [] => Ok(Self::Global),
+            [one] if schema.field(*one).data_type() == &DataType::Int64 => Ok(Self::I64(*one)),
+            many => Ok(Self::Encoded(KeyEncoder::new(schema, many)?)),
+        }
+    }
+
+    pub fn read(&self, rows: &RecordBatch, hashes: Option<&ScalarBuffer<u64>>) -> Result<BatchKeys, ArrowError> {
+        Ok(match self {
+            Self::Global => BatchKeys::Global,
+            Self::I64(column) => BatchKeys::I64(rows.column(*column).as_primitive::<Int64Type>().clone()),
+            Self::Encoded(encoder) => {
+                let encoded = encoder.encode(rows)?;
+                let hashes = hashes.cloned().unwrap_or_else(|| hash_rows(&encoded));
+                BatchKeys::Encoded(encoded, hashes)
+            }
+        })
+    }
+
+    pub fn table(&self) -> Groups {
+        match self {
+            Self::Global => Groups::Global(0),
+            Self::I64(_) => Groups::I64(I64Groups::default()),
+            Self::Encoded(_) => Groups::Encoded(EncodedGroups::default()),
+        }
+    }
+
+    /// Key columns of all groups of a table made by this reader, in order of their numbers.
+    pub fn columns(&self, groups: &Groups) -> Result<Vec<ArrayRef>, ArrowError> {
+        match (self, groups) {
+            (_, Groups::I64(groups)) => Ok(vec![groups.column()]),
+            (Self::Encoded(encoder), Groups::Encoded(groups)) => encoder.decode(groups.keys()),
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    /// The same for some groups.
+    pub fn columns_of(&self, groups: &Groups, chosen: &ArrayRef) -> Result<Vec<ArrayRef>, ArrowError> {
+        self.columns(groups)?.iter().map(|c| take(c, chosen, None)).collect()
+    }
+}
+
+pub(super) enum Groups {
+    /// Number of groups: 0 or 1.
+    Global(usize),
+    I64(I64Groups),
+    Encoded(EncodedGroups),
+}
+
+impl Groups {
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Global(len) => *len,
+            Self::I64(groups) => groups.keys.len(),
+            Self::Encoded(groups) => groups.ends.len(),
+        }
+    }
+
+    pub fn clear(&mut self) {
+        match self {
+            Self::Global(len) => *len = 0,
+            Self::I64(groups) => groups.clear(),
+            Self::Encoded(groups) => groups.clear(),
+        }
+    }
+
+    /// The group of each row in `numbers`: all rows of the batch, or those in `rows`.
+    pub fn number(&mut self, keys: &BatchKeys, count: usize, rows: Option<&[u32]>, numbers: &mut Vec<usize>) {
+        numbers.clear();
+        match (self, keys) {
+            (Self::Global(len), _) => {
+                *len = 1;
+                numbers.resize(rows.map_or(count, <[u32]>::len), 0);
+            }
+            (Self::I64(groups), BatchKeys::I64(keys)) => groups.number(keys, rows, numbers),
+            (Self::Encoded(groups), BatchKeys::Encoded(keys, hashes)) => {
+                let mut add = |row: usize| numbers.push(groups.group(keys.row(row).data(), hashes[row]));
+                match rows {
+                    None => (0..count).for_each(add),
+                    Some(rows) => rows.iter().for_each(|&r| add(r as usize)),
+                }
+            }
+            _ => unreachable!("keys and table come from one reader"),
+        }
+    }
+}
+
+#[derive(Default)]
+pub(super) struct I64Groups {
+    table: HashTable<(i64, u32)>,
+    keys: Vec<i64>,
+    /// Number of the null key.
+    null: Option<usize>,
+}
+
+impl I64Groups {
+    fn number(&mut self, keys: &Int64Array, rows: Option<&[u32]>, numbers: &mut Vec<usize>) {
+        let values = keys.values();
+        match (rows, keys.null_count()) {
+            (None, 0) => numbers.extend(values.iter().map(|&k| self.group(k))),
+            (Some(rows), 0) => numbers.extend(rows.iter().map(|&r| self.group(values[r as usize]))),
+            (None, _) => numbers.extend((0..keys.len()).map(|r| self.nullable(keys, r))),
+            (Some(rows), _) => numbers.extend(rows.iter().map(|&r| self.nullable(keys, r as usize))),
+        }
+    }
+
+    fn nullable(&mut self, keys: &Int64Array, row: usize) -> usize {
+        if keys.is_valid(row) {
+            return self.group(keys.value(row));
+        }
+        let next = self.keys.len();
+        *self.null.get_or_insert_with(|| {
+            self.keys.push(0);
+            next
+        })
+    }
+
+    #[inline]
+    fn group(&mut self, key: i64) -> usize {
+        let next = self.keys.len();
+        let entry = self.table.entry(mix(key), |e| e.0 == key, |e| mix(e.0));
+        let group = entry.or_insert_with(|| (key, next as u32)).get().1 as usize;
+        if group == next {
+            self.keys.push(key);
+        }
+        group
+    }
+
+    fn column(&self) -> ArrayRef {
+        let nulls = self.null.map(|null| NullBuffer::from_iter((0..self.keys.len()).map(|g| g != null)));
+        Arc::new(Int64Array::new(self.keys.clone().into(), nulls))
+    }
+
+    fn clear(&mut self) {
+        self.table.clear();
+        self.keys.clear();
+        self.null = None;
+    }
+}
+
+/// Hash of a number: the folded product with an odd constant fills low and high bits alike.
+#[inline]
+fn mix(key: i64) -> u64 {
+    let product = u128::from(key as u64 ^ 0x2545_F491_4F6C_DD1D) * 0x9E37_79B9_7F4A_7C15;
+    (product >> 64) as u64 ^ product as u64
+}
+
+#[derive(Default)]
+pub(super) struct EncodedGroups {
+    /// Tag (a part of the hash) and number.
+    table: HashTable<(u32, u32)>,
+    /// Key bytes, one behind the other.
+    bytes: Vec<u8>,
+    ends: Vec<usize>,
+}
+
+impl EncodedGroups {
+    #[inline]
+    fn group(&mut self, key: &[u8], hash: u64) -> usize {
+        // The high half of the hash decides the worker, so the low half tells keys apart here.
+        let (tag, next) = (hash as u32, self.ends.len());
+        let (bytes, ends) = (&self.bytes, &self.ends);
+        let same = |e: &(u32, u32)| e.0 == tag && key_at(bytes, ends, e.1 as usize) == key;
+        let entry = self.table.entry(mix(i64::from(tag)), same, |e| mix(i64::from(e.0)));
+        let group = entry.or_insert_with(|| (tag, next as u32)).get().1 as usize;
+        if group == next {
+            self.bytes.extend_from_slice(key);
+            self.ends.push(self.bytes.len());
+        }
+        group
+    }
+
+    fn keys(&self) -> impl Iterator<Item = &[u8]> {
+        (0..self.ends.len()).map(|g| key_at(&self.bytes, &self.ends, g))
+    }
+
+    fn clear(&mut self) {
+        self.table.clear();
+        self.bytes.clear();
+        self.ends.clear();
+    }
+}
+
+fn key_at<'a>(bytes: &'a [u8], ends: &[usize], group: usize) -> &'a [u8] {
+    let start = if group == 0 { 0 } else { ends[group - 1] };
+    &bytes[start..ends[group]]
+}

@@ -1,0 +1,231 @@
+//! The driver itself: sources, time, exchange, repeatability.
+
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::{DataType, SchemaRef};
+use proptest::prelude::*;
+use tidemill_engine::driver::{Driver, Input, one_operator};
+use tidemill_engine::process::{ProcessSpec, node};
+use tidemill_engine::windows::{TumblingSpec, tumbling};
+use tidemill_model::Fault;
+use tidemill_model::dead::DeadRow;
+use tidemill_model::fault::OnError;
+use tidemill_model::plan::{Built, EventTimeSpec, NodeKind, Plan, TickMode};
+use tidemill_model::source::{Polled, Position, ReadBudget, Source, Split, SplitReader};
+use tidemill_model::time::WatermarkStrategy;
+use tidemill_state::HeapFactory;
+
+use crate::logic::counter;
+use crate::support::{ints, lines, rows, schema, sorted};
+
+/// Numbers `0..rows` in splits of equal length; `k = i % 7`, `t = i`, `v = 1`; every 100th row is rejected; after each
+/// 50 rows a split waits 25 ms.
+struct Numbers {
+    rows: i64,
+    splits: i64,
+}
+
+struct NumberReader {
+    next: i64,
+    end: i64,
+    wait_until: Option<i64>,
+}
+
+fn numbers_schema() -> SchemaRef {
+    schema(&[("k", DataType::Int64), ("t", DataType::Int64), ("v", DataType::Int64)])
+}
+
+impl Source for Numbers {
+    fn schema(&self) -> SchemaRef {
+        numbers_schema()
+    }
+    fn splits(&self, _workers: usize) -> Result<Vec<Split>, Fault> {
+        Ok((0..self.splits).map(|i| Split { id: i.to_string(), spec: vec![i as u8] }).collect())
+    }
+    fn open(&self, split: &Split, _position: &Position) -> Result<Box<dyn SplitReader>, Fault> {
+        let (length, i) = (self.rows / self.splits, i64::from(split.spec[0]));
+        Ok(Box::new(NumberReader { next: i * length, end: (i + 1) * length, wait_until: None }))
+    }
+    fn bounded(&self) -> bool {
+        true
+    }
+}
+
+impl SplitReader for NumberReader {
+    fn poll(&mut self, budget: ReadBudget) -> Result<Polled, Fault> {
+        if let Some(until) = self.wait_until.filter(|&u| budget.now_ms < u) {
+            return Ok(Polled::Pending { until_ms: until });
+        }
+        if self.next == self.end {
+            return Ok(Polled::End);
+        }
+        let stop = self.end.min(self.next + budget.rows.min(50) as i64);
+        let (bad, good): (Vec<i64>, Vec<i64>) = (self.next..stop).partition(|i| i % 100 == 99);
+        self.next = stop;
+        self.wait_until = Some(budget.now_ms + 25);
+        let rejected =
+            bad.iter().map(|i| DeadRow { error: "rejected".into(), row: i.to_string(), ..DeadRow::default() });
+        let columns =
+            [("k", ints(good.iter().map(|i| i % 7))), ("t", ints(good.clone())), ("v", ints(good.iter().map(|_| 1)))];
+        Ok(Polled::Rows { rows: rows(&columns), rejected: rejected.collect() })
+    }
+    fn position(&self) -> Position {
+        Position(self.next.to_le_bytes().to_vec())
+    }
+}
+
+fn count_node(input: &SchemaRef) -> Built {
+    let state = Arc::new(HeapFactory);
+    let logic = Arc::new(counter(input));
+    let (inputs, keys) = (vec![input.clone()], vec![vec![0]]);
+    node(ProcessSpec { logic, inputs, keys, config: Vec::new(), on_error: OnError::Fail, state }).unwrap()
+}
+
+fn window_node(input: &SchemaRef, lateness: i64) -> Built {
+    let aggregates = vec![("n".to_owned(), "count(*)".to_owned())];
+    let spec = TumblingSpec { size_ms: 100, offset_ms: 0, allowed_lateness_ms: lateness, key: vec![0], aggregates };
+    tumbling(spec, input).unwrap()
+}
+
+fn plan(built: &Built, splits: i64, delay_ms: i64) -> Plan {
+    let mut input = Input::new("in", &numbers_schema());
+    input.key = vec![0];
+    let mut plan = one_operator("op", built, &[input]);
+    let strategy = WatermarkStrategy { delay_ms, idle_after_ms: None };
+    plan.nodes[0].kind = NodeKind::Source {
+        source: Arc::new(Numbers { rows: 1200, splits }),
+        event_time: Some(EventTimeSpec { column: 1, strategy }),
+        on_error: OnError::DeadLetter,
+    };
+    plan.options.batch_rows = 64;
+    plan
+}
+
+fn run(plan: &Plan, workers: usize, seed: u64) -> Driver {
+    let mut driver = Driver::new(plan, workers, seed).unwrap();
+    driver.run().unwrap();
+    driver
+}
+
+#[test]
+fn the_same_seed_gives_the_same_run() {
+    let plan = plan(&window_node(&numbers_schema(), 0), 5, 0);
+    let text = |d: &Driver| (lines(d.output("out")), lines(d.output("late")), d.counters().clone(), d.dead().to_vec());
+    let first = text(&run(&plan, 3, 42));
+    assert_eq!(text(&run(&plan, 3, 42)), first);
+    assert!((0..20).any(|seed| text(&run(&plan, 3, seed)).0 != first.0), "other seeds give other orders");
+}
+
+#[test]
+fn rejected_rows_are_dead_or_fail_the_job() {
+    let mut plan = plan(&count_node(&numbers_schema()), 4, 0);
+    let driver = run(&plan, 2, 1);
+    assert_eq!(driver.dead().len(), 12);
+    assert!(driver.dead().iter().all(|d| d.operator == "in" && d.error == "rejected"));
+    assert_eq!(driver.output("out").iter().map(|b| b.num_rows()).sum::<usize>(), 1188);
+    if let NodeKind::Source { on_error, .. } = &mut plan.nodes[0].kind {
+        *on_error = OnError::Fail;
+    }
+    let fault = Driver::new(&plan, 2, 1).unwrap().run().unwrap_err();
+    assert_eq!((fault.operator.as_str(), fault.message.as_str()), ("in", "rejected"));
+}
+
+#[test]
+fn ticks_by_batch_make_lateness_repeatable() {
+    // One split, so that the input's order is fixed; no delay, and rows out of order by construction of the windows.
+    let mut plan = plan(&window_node(&numbers_schema(), 0), 1, -60);
+    plan.options.ticks = TickMode::Batch;
+    let late = |seed, workers| sorted(lines(run(&plan, workers, seed).output("late")));
+    let first = late(0, 1);
+    assert!(!first.is_empty(), "the watermark runs ahead of the rows, so that some are late");
+    for seed in 1..8 {
+        for workers in 1..4 {
+            assert_eq!(late(seed, workers), first, "seed {seed}, {workers} workers");
+        }
+    }
+}
+
+#[test]
+fn unbounded_sources_run_for_a_time() {
+    struct Endless;
+    impl Source for Endless {
+        fn schema(&self) -> SchemaRef {
+            numbers_schema()
+        }
+        fn splits(&self, _workers: usize) -> Result<Vec<Split>, Fault> {
+            Ok(vec![Split { id: "0".into(), spec: vec![] }])
+        }
+        fn open(&self, _split: &Split, _position: &Position) -> Result<Box<dyn SplitReader>, Fault> {
+            Ok(Box::new(NumberReader { next: 0, end: i64::MAX, wait_until: None }))
+        }
+        fn bounded(&self) -> bool {
+            false
+        }
+    }
+    let mut plan = plan(&count_node(&numbers_schema()), 1, 0);
+    if let NodeKind::Source { source, .. } = &mut plan.nodes[0].kind {
+        *source = Arc::new(Endless);
+    }
+    let mut driver = Driver::new(&plan, 2, 3).unwrap();
+    assert!(driver.run().unwrap_err().message.contains("never ends"));
+    driver.run_for(1000).unwrap();
+    assert_eq!(driver.now_ms(), 1000);
+    let rows: usize = driver.output("out").iter().map(|b| b.num_rows()).sum();
+    assert!((1000..3000).contains(&rows), "50 rows every 25 ms, some of them on their way: {rows}");
+    driver.finish().unwrap();
+}
+
+#[test]
+fn pushing_to_what_is_no_source_is_an_error() {
+    let input = numbers_schema();
+    let mut driver =
+        Driver::by_hand(&one_operator("op", &count_node(&input), &[Input::new("in", &input)]), 1, 0).unwrap();
+    let fault = driver.push("op", RecordBatch::new_empty(input)).unwrap_err();
+    assert_eq!(fault.message, "there is no source `op`");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+
+    #[test]
+    fn counts_do_not_depend_on_splits_workers_or_seed(
+        splits in 1i64..7, workers in 1usize..5, seed in any::<u64>(), by_batch in any::<bool>(),
+    ) {
+        // 1200 rows divide by all numbers of splits but 5; the rest of the last split is cut off there.
+        let total = 1200 / splits * splits;
+        let mut plan = plan(&count_node(&numbers_schema()), splits, 0);
+        if by_batch {
+            plan.options.ticks = TickMode::Batch;
+        }
+        let driver = run(&plan, workers, seed);
+        let mut highest = std::collections::BTreeMap::new();
+        for line in lines(driver.output("out")) {
+            let parts: Vec<i64> = line.split('|').map(|p| p.parse().unwrap()).collect();
+            highest.entry(parts[0]).and_modify(|n: &mut i64| *n = (*n).max(parts[3])).or_insert(parts[3]);
+        }
+        let expected = (0..7).map(|k| (k, (0..total).filter(|i| i % 7 == k && i % 100 != 99).count() as i64));
+        prop_assert_eq!(highest, expected.collect());
+    }
+
+    /// With a delay that covers all disorder between splits, nothing is late and windows are complete.
+    #[test]
+    fn windows_do_not_depend_on_splits_workers_or_seed(
+        splits in 1i64..7, workers in 1usize..5, seed in any::<u64>(), by_batch in any::<bool>(),
+    ) {
+        let total = 1200 / splits * splits;
+        let mut plan = plan(&window_node(&numbers_schema(), 0), splits, 2000);
+        if by_batch {
+            plan.options.ticks = TickMode::Batch;
+        }
+        let driver = run(&plan, workers, seed);
+        prop_assert!(driver.output("late").is_empty());
+        let mut expected = std::collections::BTreeMap::<(i64, i64), i64>::new();
+        for i in (0..total).filter(|i| i % 100 != 99) {
+            *expected.entry((i % 7, i / 100)).or_default() += 1;
+        }
+        let seen: i64 = lines(driver.output("out")).iter().map(|l| l.rsplit('|').next().unwrap().parse::<i64>().unwrap()).sum();
+        prop_assert_eq!(lines(driver.output("out")).len(), expected.len());
+        prop_assert_eq!(seen, expected.values().sum::<i64>());
+    }
+}

@@ -1,0 +1,8 @@
+//! The engine's operators on the deterministic driver.
+
+mod driver;
+mod expr;
+mod logic;
+mod process;
+mod support;
+mod windows;

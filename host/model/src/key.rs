@@ -1,0 +1,196 @@
+//! Keys: how they are encoded, hashed and assigned to workers.
+//!
+//! Laws: a key's bytes are the Arrow row encoding of its columns, so equal keys are equal bytes and
+//! byte order is value order. Key group = xxh3(bytes) mod [`KEY_GROUPS`], stable across versions,
+//! machines and parallelism. Each worker owns a contiguous range of groups.
+
+use arrow::array::{ArrayRef, AsArray, RecordBatch, UInt32Array};
+use arrow::buffer::ScalarBuffer;
+use arrow::datatypes::{DataType, Int64Type, Schema};
+use arrow::error::ArrowError;
+use arrow::row::{RowConverter, Rows, SortField};
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::batch::Batch;
+use crate::limits::KEY_GROUPS;
+
+/// The key group of a key hash.
+#[inline]
+pub fn key_group(hash: u64) -> u32 {
+    // The high half by multiplication: unbiased enough and no division.
+    (((hash >> 32) * u64::from(KEY_GROUPS)) >> 32) as u32
+}
+
+/// The worker that owns a key group.
+#[inline]
+pub fn worker_of(group: u32, workers: usize) -> usize {
+    (group as usize * workers) / KEY_GROUPS as usize
+}
+
+/// Encodes and hashes the key columns of batches with one schema.
+pub struct KeyEncoder {
+    columns: Vec<usize>,
+    converter: RowConverter,
+    single_i64: bool,
+}
+
+impl std::fmt::Debug for KeyEncoder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("KeyEncoder").field("columns", &self.columns).finish_non_exhaustive()
+    }
+}
+
+impl KeyEncoder {
+    /// `columns`: indices of the key columns in `schema`, in key order.
+    pub fn new(schema: &Schema, columns: &[usize]) -> Result<Self, ArrowError> {
+        let types: Vec<DataType> = columns.iter().map(|&c| schema.field(c).data_type().clone()).collect();
+        let converter = RowConverter::new(types.iter().cloned().map(SortField::new).collect())?;
+        Ok(Self { columns: columns.to_vec(), converter, single_i64: types == [DataType::Int64] })
+    }
+
+    /// The key columns of a batch.
+    pub fn key_columns(&self, rows: &RecordBatch) -> Vec<ArrayRef> {
+        self.columns.iter().map(|&c| rows.column(c).clone()).collect()
+    }
+
+    /// The keys' bytes, one row per row.
+    pub fn encode(&self, rows: &RecordBatch) -> Result<Rows, ArrowError> {
+        self.converter.convert_columns(&self.key_columns(rows))
+    }
+
+    /// Key columns back from encoded keys, in the order given.
+    pub fn decode<'a>(&self, keys: impl IntoIterator<Item = &'a [u8]>) -> Result<Vec<ArrayRef>, ArrowError> {
+        let parser = self.converter.parser();
+        self.converter.convert_rows(keys.into_iter().map(|k| parser.parse(k)))
+    }
+
+    /// The key values, if the key is one int64 column and this batch has no nulls in it: then the encoding
+    /// need not be made.
+    pub fn plain_i64<'a>(&self, rows: &'a RecordBatch) -> Option<&'a [i64]> {
+        let column = rows.column(*self.columns.first()?);
+        let plain = self.single_i64 && column.null_count() == 0;
+        plain.then(|| &column.as_primitive::<Int64Type>().values()[..])
+    }
+
+    /// Hash of each row's key, equal to xxh3 of the encoded key.
+    pub fn hashes(&self, rows: &RecordBatch) -> Result<ScalarBuffer<u64>, ArrowError> {
+        if self.single_i64 {
+            let column = rows.column(self.columns[0]);
+            if column.null_count() == 0 {
+                let values = column.as_primitive::<Int64Type>().values();
+                return Ok(values.iter().map(|&v| xxh3_64(&encode_i64(v))).collect());
+            }
+        }
+        let keys = self.encode(rows)?;
+        Ok(hash_rows(&keys))
+    }
+}
+
+/// Hash of each encoded key.
+pub fn hash_rows(keys: &Rows) -> ScalarBuffer<u64> {
+    keys.iter().map(|k| xxh3_64(k.data())).collect()
+}
+
+/// Arrow row encoding of one valid i64: a marker byte, then big-endian with the sign bit flipped.
+#[inline]
+pub fn encode_i64(value: i64) -> [u8; 9] {
+    let mut bytes = [1u8; 9];
+    bytes[1..].copy_from_slice(&((value as u64) ^ (1 << 63)).to_be_bytes());
+    bytes
+}
+
+/// Splits batches by key for `workers` workers. Reuses its index lists.
+#[derive(Debug)]
+pub struct Partitioner {
+    encoder: KeyEncoder,
+    indices: Vec<Vec<u32>>,
+}
+
+impl Partitioner {
+    pub fn new(encoder: KeyEncoder, workers: usize) -> Self {
+        Self { encoder, indices: vec![Vec::new(); workers] }
+    }
+
+    /// Calls `send(worker, part)` for each worker that gets rows. Parts carry the key hashes.
+    pub fn partition(&mut self, mut batch: Batch, mut send: impl FnMut(usize, Batch)) -> Result<(), ArrowError> {
+        let hashes = match &batch.hashes {
+            Some(h) => h.clone(),
+            None => self.encoder.hashes(&batch.rows)?,
+        };
+        batch.hashes = Some(hashes.clone());
+        let workers = self.indices.len();
+        if workers == 1 {
+            send(0, batch);
+            return Ok(());
+        }
+        for list in &mut self.indices {
+            list.clear();
+        }
+        for (row, &hash) in hashes.iter().enumerate() {
+            self.indices[worker_of(key_group(hash), workers)].push(row as u32);
+        }
+        for worker in 0..workers {
+            let count = self.indices[worker].len();
+            if count == batch.num_rows() {
+                send(worker, batch.clone());
+            } else if count > 0 {
+                let indices = UInt32Array::from(self.indices[worker].clone());
+                send(worker, batch.take(&indices)?);
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow::array::Int64Array;
+    use arrow::datatypes::Field;
+    use proptest::prelude::*;
+    use std::sync::Arc;
+
+    fn rows(values: Vec<Option<i64>>) -> RecordBatch {
+        let schema = Arc::new(Schema::new(vec![Field::new("k", DataType::Int64, true)]));
+        RecordBatch::try_new(schema, vec![Arc::new(Int64Array::from(values))]).unwrap()
+    }
+
+    proptest! {
+        #[test]
+        fn the_fast_path_hashes_like_the_encoding(values in prop::collection::vec(any::<i64>(), 1..50)) {
+            let batch = rows(values.into_iter().map(Some).collect());
+            let encoder = KeyEncoder::new(&batch.schema(), &[0]).unwrap();
+            let expected = hash_rows(&encoder.encode(&batch).unwrap());
+            prop_assert_eq!(encoder.hashes(&batch).unwrap(), expected);
+        }
+
+        #[test]
+        fn every_row_goes_to_exactly_one_worker(
+            values in prop::collection::vec(proptest::option::of(0i64..100), 1..200), workers in 1usize..7,
+        ) {
+            let batch = rows(values.clone());
+            let encoder = KeyEncoder::new(&batch.schema(), &[0]).unwrap();
+            let mut partitioner = Partitioner::new(encoder, workers);
+            let mut owner = std::collections::HashMap::new();
+            let mut seen = 0;
+            partitioner.partition(Batch::new(batch), |worker, part| {
+                seen += part.num_rows();
+                for v in part.rows.column(0).as_primitive::<Int64Type>() {
+                    assert_eq!(*owner.entry(v).or_insert(worker), worker);
+                }
+            }).unwrap();
+            prop_assert_eq!(seen, values.len());
+        }
+    }
+
+    #[test]
+    fn key_groups_of_known_keys_never_change() {
+        // A change here breaks every savepoint ever taken.
+        let groups: Vec<u32> =
+            [0i64, 1, -1, 42, i64::MAX].iter().map(|&k| key_group(xxh3_64(&encode_i64(k)))).collect();
+        assert_eq!(groups.len(), 5);
+        assert!(groups.iter().all(|&g| g < KEY_GROUPS));
+        let owners: Vec<usize> = (0..KEY_GROUPS).map(|g| worker_of(g, 3)).collect();
+        assert!(owners.is_sorted() && owners[0] == 0 && owners[1023] == 2);
+    }
+}

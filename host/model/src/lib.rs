@@ -1,0 +1,29 @@
+//! The vocabulary of Tidemill and the ports between its crates.
+//!
+//! Everything here is data or a trait: no I/O, no clock, no randomness, no threads. `model` knows no
+//! other crate of the workspace; all others know it.
+
+pub mod batch;
+pub mod component;
+pub mod config;
+pub mod dead;
+pub mod event_time;
+pub mod fault;
+pub mod format;
+pub mod key;
+pub mod limits;
+pub mod logic;
+pub mod operator;
+pub mod plan;
+pub mod schema;
+pub mod sink;
+pub mod source;
+pub mod state;
+pub mod time;
+
+pub use batch::Batch;
+pub use config::ConfigError;
+pub use dead::DeadRow;
+pub use fault::{Fault, FaultKind};
+pub use operator::{Collector, Operator, OperatorContext, OperatorFactory, Progress};
+pub use plan::Plan;

@@ -1,0 +1,136 @@
+//! What pipelines can refer to: the built-in connectors and formats, components, and the engine's nodes.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use arrow::datatypes::SchemaRef;
+use serde_json::Value;
+use tidemill_connectors::registry::{SINKS, SOURCES};
+use tidemill_control::{Catalog, ProcessNode, WindowNode};
+use tidemill_engine::process::ProcessSpec;
+use tidemill_engine::windows::TumblingSpec;
+use tidemill_formats::BuiltIn;
+use tidemill_model::component::Descriptor;
+use tidemill_model::config::ConfigContext;
+use tidemill_model::fault::OnError;
+use tidemill_model::logic::LogicFactory;
+use tidemill_model::plan::Built;
+use tidemill_model::sink::Sink;
+use tidemill_model::source::Source;
+use tidemill_model::{ConfigError, Fault};
+use tidemill_state::HeapFactory;
+use tidemill_wasm::{Component, WasmConfig, WasmHost};
+
+/// Everything that is built in.
+pub struct Builtins {
+    wasm: Arc<WasmHost>,
+    components: Mutex<HashMap<PathBuf, Arc<Component>>>,
+}
+
+impl Builtins {
+    /// Compiled components are kept in the user's cache folder.
+    pub fn new() -> Result<Self, Fault> {
+        let wasm = WasmHost::new(WasmConfig { cache_dir: cache_dir(), ..WasmConfig::default() })?;
+        Ok(Self { wasm, components: Mutex::default() })
+    }
+
+    /// A component, compiled once per process.
+    pub fn load(&self, path: &Path) -> Result<Arc<Component>, Fault> {
+        let mut components = self.components.lock().expect("no panic while held");
+        if let Some(component) = components.get(path) {
+            return Ok(component.clone());
+        }
+        let component = self.wasm.load(path)?;
+        components.insert(path.to_owned(), component.clone());
+        Ok(component)
+    }
+}
+
+/// `$XDG_CACHE_HOME/tidemill` or `~/.cache/tidemill`; none where there is no home.
+fn cache_dir() -> Option<PathBuf> {
+    let xdg = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|p| p.is_absolute());
+    let cache = xdg.or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")))?;
+    Some(cache.join("tidemill"))
+}
+
+/// Stack for planning expressions: 64 KiB for each of the thousand levels that one may have.
+const PLANNING_STACK_BYTES: usize = 64 << 20;
+
+/// Runs `plan` on a thread with a stack for the deepest expression that the engine allows.
+fn on_deep_stack(plan: impl FnOnce() -> Result<Built, ConfigError> + Send) -> Result<Built, ConfigError> {
+    let failed = |what: &str| ConfigError::new(&[], format!("expressions can't be planned: {what}"));
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().stack_size(PLANNING_STACK_BYTES).spawn_scoped(scope, plan);
+        let thread = thread.map_err(|e| failed(&format!("no thread: {e}")))?;
+        thread.join().unwrap_or_else(|_| Err(failed("the planner panicked")))
+    })
+}
+
+fn context(base: &Path) -> ConfigContext {
+    ConfigContext { base: base.to_owned(), formats: Arc::new(BuiltIn) }
+}
+
+impl Catalog for Builtins {
+    fn sources(&self) -> Vec<&'static str> {
+        SOURCES.iter().map(|kind| kind.name).collect()
+    }
+
+    fn sinks(&self) -> Vec<&'static str> {
+        SINKS.iter().map(|kind| kind.name).collect()
+    }
+
+    fn source(&self, kind: &str, settings: &Value, base: &Path) -> Result<Arc<dyn Source>, ConfigError> {
+        match SOURCES.iter().find(|k| k.name == kind) {
+            Some(found) => (found.build)(settings, &context(base)),
+            None => Err(ConfigError::unknown(&[], "source", kind, self.sources())),
+        }
+    }
+
+    fn sink(&self, kind: &str, settings: &Value, base: &Path) -> Result<Arc<dyn Sink>, ConfigError> {
+        match SINKS.iter().find(|k| k.name == kind) {
+            Some(found) => (found.build)(settings, &context(base)),
+            None => Err(ConfigError::unknown(&[], "sink", kind, self.sinks())),
+        }
+    }
+
+    fn component(&self, path: &Path) -> Result<Vec<Descriptor>, Fault> {
+        Ok(self.load(path)?.operators().to_vec())
+    }
+
+    fn logic(&self, path: &Path, operator: &str) -> Result<Arc<dyn LogicFactory>, Fault> {
+        self.load(path)?.factory(operator)
+    }
+
+    fn process(&self, node: ProcessNode) -> Result<Built, ConfigError> {
+        tidemill_engine::process::node(ProcessSpec {
+            logic: node.logic,
+            inputs: node.inputs,
+            keys: node.keys,
+            config: node.config,
+            on_error: node.on_error,
+            state: Arc::new(HeapFactory),
+        })
+    }
+
+    fn expression(
+        &self,
+        where_: Option<&str>,
+        select: Option<&[String]>,
+        input: &SchemaRef,
+        on_error: OnError,
+    ) -> Result<Built, ConfigError> {
+        on_deep_stack(|| tidemill_engine::expr::node(where_, select, input, on_error))
+    }
+
+    fn window(&self, node: WindowNode, input: &SchemaRef) -> Result<Built, ConfigError> {
+        let spec = TumblingSpec {
+            size_ms: node.size_ms,
+            offset_ms: node.offset_ms,
+            allowed_lateness_ms: node.allowed_lateness_ms,
+            key: node.keys,
+            aggregates: node.aggregates,
+        };
+        on_deep_stack(|| tidemill_engine::windows::tumbling(spec, input))
+    }
+}

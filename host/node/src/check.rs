@@ -1,0 +1,42 @@
+//! `tidemill check`: reads, resolves and checks a pipeline, and shows the plan.
+
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use tidemill_control::{Loaded, describe, load};
+
+use crate::catalog::Builtins;
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// The pipeline file (YAML)
+    file: PathBuf,
+}
+
+/// What a command returns when the pipeline itself is wrong, so that scripts can tell it from a failed job.
+pub const EXIT_BAD_PIPELINE: u8 = 2;
+
+pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let Some(loaded) = load_or_report(&args.file)? else { return Ok(ExitCode::from(EXIT_BAD_PIPELINE)) };
+    print!("{}", describe(&loaded));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The checked pipeline; errors and warnings go to standard error. `None`: there were errors.
+pub fn load_or_report(file: &Path) -> anyhow::Result<Option<Loaded>> {
+    let builtins = Builtins::new().map_err(anyhow::Error::new)?;
+    let color = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    match load(file, &builtins) {
+        Ok(loaded) => {
+            for warning in &loaded.warnings {
+                eprintln!("{}", warning.render(color));
+            }
+            Ok(Some(loaded))
+        }
+        Err(errors) => {
+            eprint!("{}", errors.render(color));
+            Ok(None)
+        }
+    }
+}

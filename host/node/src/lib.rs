@@ -1,0 +1,11 @@
+//! The composition root: the only crate that knows all others. It turns a pipeline file into a
+//! running job and is the binary `tidemill`.
+
+pub mod build_cmd;
+pub mod catalog;
+pub mod check;
+pub mod inspect;
+pub mod new;
+pub mod progress;
+pub mod run;
+pub mod summary;

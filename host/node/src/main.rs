@@ -1,0 +1,53 @@
+//! The command line: parses flags and calls the command.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use tidemill::{build_cmd, check, inspect, new, run};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// A stream-processing host whose operators are WebAssembly components.
+#[derive(Parser)]
+#[command(name = "tidemill", version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Start an operator crate with a test and a pipeline that runs
+    New(new::Args),
+    /// Compile an operator crate to a component
+    Build(build_cmd::Args),
+    /// Show what a component holds
+    Inspect(inspect::Args),
+    /// Check a pipeline file and show the plan, without running anything
+    Check(check::Args),
+    /// Run a pipeline
+    Run(run::Args),
+}
+
+fn main() -> ExitCode {
+    log_to_stderr();
+    let outcome = match Cli::parse().command {
+        Command::New(args) => new::run(args).map(|()| ExitCode::SUCCESS),
+        Command::Build(args) => build_cmd::run(args).map(|()| ExitCode::SUCCESS),
+        Command::Inspect(args) => inspect::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Check(args) => check::run(&args),
+        Command::Run(args) => run::run(&args),
+    };
+    outcome.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+/// Log lines of operators and of the host; `TIDEMILL_LOG` sets the level (`debug`, `my_node=trace`).
+fn log_to_stderr() {
+    use tracing_subscriber::EnvFilter;
+    let filter = EnvFilter::try_from_env("TIDEMILL_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+}

@@ -1,0 +1,156 @@
+//! What travels on timely's channels: batches of rows, and nothing else, in one container type.
+//!
+//! Law: a container's record count is its number of rows, so batches without rows are never sent,
+//! and an exchange keeps the count.
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, UInt8Array, UInt64Array};
+use arrow::datatypes::{DataType, Field, Int64Type, Schema, UInt8Type, UInt64Type};
+use arrow::ipc::{reader::StreamReader, writer::StreamWriter};
+use tidemill_model::Batch;
+use timely::Accountable;
+use timely::container::{ContainerBuilder, PushInto};
+use timely::dataflow::channels::ContainerBytes;
+
+/// Batches of one edge, in order.
+#[derive(Clone, Default)]
+pub struct Rows(pub Vec<Batch>);
+
+impl Accountable for Rows {
+    fn record_count(&self) -> i64 {
+        self.0.iter().map(|b| b.num_rows() as i64).sum()
+    }
+}
+
+/// Sends each batch as a container of its own: a batch is large already.
+#[derive(Default)]
+pub struct RowsBuilder {
+    ready: std::collections::VecDeque<Rows>,
+    current: Rows,
+}
+
+impl PushInto<Batch> for RowsBuilder {
+    fn push_into(&mut self, batch: Batch) {
+        self.ready.push_back(Rows(vec![batch]));
+    }
+}
+
+impl ContainerBuilder for RowsBuilder {
+    type Container = Rows;
+    fn extract(&mut self) -> Option<&mut Rows> {
+        self.current = self.ready.pop_front()?;
+        Some(&mut self.current)
+    }
+    fn finish(&mut self) -> Option<&mut Rows> {
+        self.extract()
+    }
+}
+
+const TIME: &str = "__tidemill_time";
+const KIND: &str = "__tidemill_kind";
+const HASH: &str = "__tidemill_hash";
+
+/// Between processes: Arrow IPC, with what the host knows of each row as extra columns.
+impl ContainerBytes for Rows {
+    fn from_bytes(bytes: timely::bytes::arc::Bytes) -> Self {
+        // Written by `into_bytes` of the same version of this program, over an authenticated link.
+        Rows(decode(&bytes).expect("a container as written by a peer"))
+    }
+
+    fn length_in_bytes(&self) -> usize {
+        encode(&self.0).map_or(0, |b| b.len())
+    }
+
+    fn into_bytes<W: std::io::Write>(&self, writer: &mut W) {
+        let bytes = encode(&self.0).expect("arrow encodes its own batches");
+        writer.write_all(&bytes).expect("the channel takes what length_in_bytes announced");
+    }
+}
+
+/// Layout: per batch u64 length, u64 entry time, IPC stream; padded to 8 bytes.
+fn encode(batches: &[Batch]) -> Result<Vec<u8>, arrow::error::ArrowError> {
+    let mut out = Vec::new();
+    for batch in batches {
+        let rows = with_extras(batch)?;
+        let mut stream = StreamWriter::try_new(Vec::new(), &rows.schema())?;
+        stream.write(&rows)?;
+        stream.finish()?;
+        let mut body = stream.into_inner()?;
+        body.resize(body.len().next_multiple_of(8), 0);
+        out.extend_from_slice(&(body.len() as u64).to_le_bytes());
+        out.extend_from_slice(&batch.entered_ns.to_le_bytes());
+        out.extend_from_slice(&body);
+    }
+    Ok(out)
+}
+
+fn decode(mut bytes: &[u8]) -> Result<Vec<Batch>, arrow::error::ArrowError> {
+    let word = |b: &[u8], at: usize| u64::from_le_bytes(b[at..at + 8].try_into().expect("8 bytes"));
+    let mut batches = Vec::new();
+    while bytes.len() >= 16 {
+        let (length, entered_ns) = (word(bytes, 0) as usize, word(bytes, 8));
+        for rows in StreamReader::try_new(&bytes[16..16 + length], None)? {
+            batches.push(without_extras(rows?, entered_ns)?);
+        }
+        bytes = &bytes[16 + length..];
+    }
+    Ok(batches)
+}
+
+fn with_extras(batch: &Batch) -> Result<RecordBatch, arrow::error::ArrowError> {
+    let mut fields: Vec<Arc<Field>> = batch.rows.schema().fields().to_vec();
+    let mut columns = batch.rows.columns().to_vec();
+    let mut add = |name: &str, data_type: DataType, column: ArrayRef| {
+        fields.push(Arc::new(Field::new(name, data_type, false)));
+        columns.push(column);
+    };
+    if let Some(times) = &batch.times {
+        add(TIME, DataType::Int64, Arc::new(Int64Array::new(times.clone(), None)));
+    }
+    if let Some(kinds) = &batch.kinds {
+        add(KIND, DataType::UInt8, Arc::new(UInt8Array::new(kinds.clone(), None)));
+    }
+    if let Some(hashes) = &batch.hashes {
+        add(HASH, DataType::UInt64, Arc::new(UInt64Array::new(hashes.clone(), None)));
+    }
+    let options = arrow::array::RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), columns, &options)
+}
+
+fn without_extras(rows: RecordBatch, entered_ns: u64) -> Result<Batch, arrow::error::ArrowError> {
+    let column = |name: &str| rows.column_by_name(name);
+    let times = column(TIME).map(|c| c.as_primitive::<Int64Type>().values().clone());
+    let kinds = column(KIND).map(|c| c.as_primitive::<UInt8Type>().values().clone());
+    let hashes = column(HASH).map(|c| c.as_primitive::<UInt64Type>().values().clone());
+    let users =
+        rows.num_columns() - [times.is_some(), kinds.is_some(), hashes.is_some()].iter().filter(|&&b| b).count();
+    let own = rows.project(&(0..users).collect::<Vec<_>>())?;
+    Ok(Batch { times, kinds, hashes, entered_ns, ..Batch::new(own) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow::array::StringArray;
+
+    #[test]
+    fn containers_survive_the_wire() {
+        let schema = Arc::new(Schema::new(vec![Field::new("name", DataType::Utf8, true)]));
+        let rows = RecordBatch::try_new(schema, vec![Arc::new(StringArray::from(vec![Some("a"), None, Some("ccc")]))])
+            .unwrap();
+        let mut full = Batch::new(rows.clone()).with_times(Some(vec![1, 2, 3].into()));
+        full.kinds = Some(vec![0, 3, 0].into());
+        full.hashes = Some(vec![7, 8, 9].into());
+        full.entered_ns = 42;
+        let batches = vec![full, Batch::new(rows).slice(1, 2)];
+        let bytes = encode(&batches).unwrap();
+        assert_eq!(bytes.len() % 8, 0);
+        let back = decode(&bytes).unwrap();
+        assert_eq!(back.len(), 2);
+        for (a, b) in batches.iter().zip(&back) {
+            assert_eq!(a.rows, b.rows);
+            assert_eq!((&a.times, &a.kinds, &a.hashes, a.entered_ns), (&b.times, &b.kinds, &b.hashes, b.entered_ns));
+        }
+    }
+}

@@ -1,0 +1,19 @@
+//! Runs a plan on timely dataflow: workers, ticks, the control stream, exchange and flow control.
+//!
+//! The only crate that knows timely. Operators, sources and sinks come behind the traits of
+//! `tidemill-model`; this crate never looks inside a row. Faults travel as values to the job, which
+//! stops all workers; nothing here panics on the user's account.
+
+mod control;
+mod exchange;
+mod flow;
+mod frame;
+mod job;
+pub mod metrics;
+mod operator;
+mod sink;
+mod source;
+mod worker;
+
+pub use job::{Ending, JobHandle, JobSummary, MetricsHandle, start};
+pub use metrics::{JobMetrics, NodeMetrics};

@@ -1,0 +1,154 @@
+//! Numbers about a running job, updated per batch with relaxed atomics and read by anyone.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
+
+use hdrhistogram::Histogram;
+use tidemill_model::plan::{NodeKind, Plan};
+use tidemill_model::time::WATERMARK_MIN;
+
+/// One node on one worker.
+#[derive(Debug)]
+pub struct NodeMetrics {
+    pub rows_in: AtomicU64,
+    pub rows_out: AtomicU64,
+    pub rows_dead: AtomicU64,
+    pub batches: AtomicU64,
+    /// Time spent in the node's own code, ns.
+    pub busy_ns: AtomicU64,
+    /// Times that the node found no room for its output, ...
+    pub blocked: AtomicU64,
+    /// Rows, keys or groups held in state.
+    pub held: AtomicU64,
+    /// Event-time watermark in ms.
+    pub watermark: AtomicI64,
+    /// Sources: bytes read, and bytes in all or 0 if unknown.
+    pub bytes_read: AtomicU64,
+    pub bytes_total: AtomicU64,
+    /// The operator's own counters.
+    pub counters: Mutex<BTreeMap<&'static str, u64>>,
+}
+
+impl Default for NodeMetrics {
+    fn default() -> Self {
+        let zero = AtomicU64::default;
+        Self {
+            rows_in: zero(),
+            rows_out: zero(),
+            rows_dead: zero(),
+            batches: zero(),
+            busy_ns: zero(),
+            blocked: zero(),
+            held: zero(),
+            watermark: AtomicI64::new(WATERMARK_MIN),
+            bytes_read: zero(),
+            bytes_total: zero(),
+            counters: Mutex::default(),
+        }
+    }
+}
+
+/// What a node is, for those who show it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NodeRole {
+    Source,
+    Operator,
+    Sink,
+}
+
+/// All nodes of a job on all workers.
+#[derive(Debug)]
+pub struct JobMetrics {
+    pub nodes: Vec<NodeInfo>,
+    /// Time from source to sink in µs, weighted by rows.
+    pub latency: Mutex<Histogram<u64>>,
+    /// ns from start until the first row reached a sink; 0 = none yet.
+    pub first_row_ns: AtomicU64,
+}
+
+#[derive(Debug)]
+pub struct NodeInfo {
+    pub name: String,
+    pub role: NodeRole,
+    /// By worker.
+    pub workers: Vec<NodeMetrics>,
+}
+
+impl NodeInfo {
+    pub fn sum(&self, get: fn(&NodeMetrics) -> &AtomicU64) -> u64 {
+        self.workers.iter().map(|w| get(w).load(Relaxed)).sum()
+    }
+
+    /// The lowest watermark over the workers.
+    pub fn watermark(&self) -> i64 {
+        self.workers.iter().map(|w| w.watermark.load(Relaxed)).min().unwrap_or(WATERMARK_MIN)
+    }
+
+    pub fn counters(&self) -> BTreeMap<&'static str, u64> {
+        let mut all = BTreeMap::new();
+        for worker in &self.workers {
+            for (name, n) in worker.counters.lock().expect("no panic while held").iter() {
+                *all.entry(*name).or_default() += n;
+            }
+        }
+        all
+    }
+}
+
+impl JobMetrics {
+    pub(crate) fn new(plan: &Plan, workers: usize) -> Self {
+        let info = |node: &tidemill_model::plan::Node| NodeInfo {
+            name: node.name.clone(),
+            role: match node.kind {
+                NodeKind::Source { .. } => NodeRole::Source,
+                NodeKind::Operator { .. } => NodeRole::Operator,
+                NodeKind::Sink { .. } => NodeRole::Sink,
+            },
+            workers: (0..workers).map(|_| NodeMetrics::default()).collect(),
+        };
+        Self {
+            nodes: plan.nodes.iter().map(info).collect(),
+            // 1 µs to 10 min with two digits: 60 kB, enough to tell 19 ms from 20.
+            latency: Mutex::new(Histogram::new_with_bounds(1, 600_000_000, 2).expect("bounds are valid")),
+            first_row_ns: AtomicU64::new(0),
+        }
+    }
+
+    fn role_sum(&self, role: NodeRole, get: fn(&NodeMetrics) -> &AtomicU64) -> u64 {
+        self.nodes.iter().filter(|n| n.role == role).map(|n| n.sum(get)).sum()
+    }
+
+    /// Rows read by sources.
+    pub fn rows_in(&self) -> u64 {
+        self.role_sum(NodeRole::Source, |n| &n.rows_out)
+    }
+
+    /// Rows written by sinks.
+    pub fn rows_out(&self) -> u64 {
+        self.role_sum(NodeRole::Sink, |n| &n.rows_in)
+    }
+
+    /// Rows that went to the dead-letter output.
+    pub fn rows_dead(&self) -> u64 {
+        self.nodes.iter().map(|n| n.sum(|m| &m.rows_dead)).sum()
+    }
+
+    /// Rows, keys and groups held by operators.
+    pub fn held(&self) -> u64 {
+        self.nodes.iter().map(|n| n.sum(|m| &m.held)).sum()
+    }
+
+    /// Lowest watermark of the sources that have event time and have seen rows.
+    pub fn watermark(&self) -> Option<i64> {
+        let seen = |n: &&NodeInfo| n.role == NodeRole::Source && n.watermark() != WATERMARK_MIN;
+        self.nodes.iter().filter(seen).map(NodeInfo::watermark).min()
+    }
+
+    /// Share of the input read, for bounded input of known size.
+    pub fn share_done(&self) -> Option<f64> {
+        let total = self.role_sum(NodeRole::Source, |n| &n.bytes_total);
+        let read = self.role_sum(NodeRole::Source, |n| &n.bytes_read);
+        (total > 0).then(|| (read as f64 / total as f64).min(1.0))
+    }
+}

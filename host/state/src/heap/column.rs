@@ -1,0 +1,182 @@
+//! The values of one state, indexed by slot.
+//!
+//! Law: `refs` of a slot counts its values, so every change of presence is noted there.
+
+use arrow::array::{Array, ArrayData, ArrayRef, AsArray, BooleanArray, make_array};
+use arrow::buffer::{BooleanBuffer, Buffer, NullBuffer, OffsetBuffer};
+use arrow::datatypes::{ArrowNativeType, DataType};
+use tidemill_model::Fault;
+use tidemill_model::component::StateDescriptor;
+use tidemill_model::schema::type_name;
+use tidemill_model::state::Slot;
+
+pub(super) struct Column {
+    data_type: DataType,
+    values: Values,
+    /// One bit per slot: is there a value?
+    present: Vec<u64>,
+}
+
+/// Storage by width: the type matters only when a column is made of it.
+enum Values {
+    Bool(Vec<bool>),
+    W1(Vec<i8>),
+    W2(Vec<i16>),
+    W4(Vec<i32>),
+    W8(Vec<i64>),
+    W16(Vec<i128>),
+    /// UTF-8 or binary.
+    Bytes(Vec<Vec<u8>>),
+}
+
+impl Column {
+    pub fn new(descriptor: &StateDescriptor) -> Result<Self, Fault> {
+        let data_type = descriptor.field.data_type().clone();
+        let values = match (&data_type, data_type.primitive_width()) {
+            (DataType::Boolean, _) => Values::Bool(Vec::new()),
+            (DataType::Utf8 | DataType::Binary, _) => Values::Bytes(Vec::new()),
+            (_, Some(1)) => Values::W1(Vec::new()),
+            (_, Some(2)) => Values::W2(Vec::new()),
+            (_, Some(4)) => Values::W4(Vec::new()),
+            (_, Some(8)) => Values::W8(Vec::new()),
+            (_, Some(16)) => Values::W16(Vec::new()),
+            _ => return Err(unsupported(descriptor)),
+        };
+        Ok(Self { data_type, values, present: Vec::new() })
+    }
+
+    pub fn grow(&mut self, slots: usize) {
+        self.present.resize(slots.div_ceil(64), 0);
+        match &mut self.values {
+            Values::Bool(v) => v.resize(slots, false),
+            Values::W1(v) => v.resize(slots, 0),
+            Values::W2(v) => v.resize(slots, 0),
+            Values::W4(v) => v.resize(slots, 0),
+            Values::W8(v) => v.resize(slots, 0),
+            Values::W16(v) => v.resize(slots, 0),
+            Values::Bytes(v) => v.resize(slots, Vec::new()),
+        }
+    }
+
+    pub fn gather(&self, slots: &[Slot]) -> Result<ArrayRef, Fault> {
+        let nulls = self.nulls(slots);
+        match &self.values {
+            Values::Bool(v) => {
+                let bits = BooleanBuffer::collect_bool(slots.len(), |i| v[slots[i] as usize]);
+                Ok(std::sync::Arc::new(BooleanArray::new(bits, nulls)))
+            }
+            Values::W1(v) => self.fixed(pick(v, slots), slots.len(), nulls),
+            Values::W2(v) => self.fixed(pick(v, slots), slots.len(), nulls),
+            Values::W4(v) => self.fixed(pick(v, slots), slots.len(), nulls),
+            Values::W8(v) => self.fixed(pick(v, slots), slots.len(), nulls),
+            Values::W16(v) => self.fixed(pick(v, slots), slots.len(), nulls),
+            Values::Bytes(v) => self.bytes(v, slots, nulls),
+        }
+    }
+
+    pub fn scatter(&mut self, slots: &[Slot], values: &ArrayRef, refs: &mut [u32]) -> Result<(), Fault> {
+        if values.data_type() != &self.data_type || values.len() != slots.len() {
+            return Err(Fault::internal(format!(
+                "{} values of type {} for {} keys of a state of type {}",
+                values.len(),
+                type_name(values.data_type()),
+                slots.len(),
+                type_name(&self.data_type)
+            )));
+        }
+        self.mark(slots, values.as_ref(), refs);
+        match &mut self.values {
+            Values::Bool(v) => {
+                let source = values.as_boolean().values();
+                slots.iter().enumerate().for_each(|(i, &s)| v[s as usize] = source.value(i));
+            }
+            Values::W1(v) => place(v, slots, values),
+            Values::W2(v) => place(v, slots, values),
+            Values::W4(v) => place(v, slots, values),
+            Values::W8(v) => place(v, slots, values),
+            Values::W16(v) => place(v, slots, values),
+            Values::Bytes(v) => place_bytes(v, slots, values),
+        }
+        Ok(())
+    }
+
+    fn is_present(&self, slot: Slot) -> bool {
+        self.present[slot as usize / 64] >> (slot % 64) & 1 == 1
+    }
+
+    fn nulls(&self, slots: &[Slot]) -> Option<NullBuffer> {
+        let present = BooleanBuffer::collect_bool(slots.len(), |i| self.is_present(slots[i]));
+        Some(NullBuffer::new(present)).filter(|n| n.null_count() > 0)
+    }
+
+    /// Sets and clears presence bits and counts them in `refs`.
+    fn mark(&mut self, slots: &[Slot], values: &dyn Array, refs: &mut [u32]) {
+        let no_nulls = values.null_count() == 0;
+        for (i, &slot) in slots.iter().enumerate() {
+            let (word, bit) = (slot as usize / 64, 1u64 << (slot % 64));
+            let (was, is) = (self.present[word] & bit != 0, no_nulls || values.is_valid(i));
+            if was != is {
+                self.present[word] ^= bit;
+                refs[slot as usize] = if is { refs[slot as usize] + 1 } else { refs[slot as usize] - 1 };
+            }
+        }
+    }
+
+    fn fixed(&self, values: Buffer, len: usize, nulls: Option<NullBuffer>) -> Result<ArrayRef, Fault> {
+        let data = ArrayData::builder(self.data_type.clone()).len(len).add_buffer(values).nulls(nulls);
+        Ok(make_array(data.build()?))
+    }
+
+    fn bytes(&self, values: &[Vec<u8>], slots: &[Slot], nulls: Option<NullBuffer>) -> Result<ArrayRef, Fault> {
+        let total: usize = slots.iter().map(|&s| values[s as usize].len()).sum();
+        if i32::try_from(total).is_err() {
+            return Err(Fault::data(format!("the state of one batch's keys takes {total} bytes, more than 2 GiB"))
+                .with_help("lower batch_rows, or keep less in the state"));
+        }
+        let mut data = Vec::with_capacity(total);
+        slots.iter().for_each(|&s| data.extend_from_slice(&values[s as usize]));
+        let offsets = OffsetBuffer::<i32>::from_lengths(slots.iter().map(|&s| values[s as usize].len()));
+        let builder = ArrayData::builder(self.data_type.clone()).len(slots.len()).nulls(nulls);
+        let builder = builder.add_buffer(offsets.into_inner().into_inner()).add_buffer(Buffer::from_vec(data));
+        // SAFETY: offsets are monotonic and end at the data's length; the bytes of a utf8 state were
+        // copied value by value out of valid utf8 arrays.
+        Ok(make_array(unsafe { builder.build_unchecked() }))
+    }
+}
+
+fn unsupported(descriptor: &StateDescriptor) -> Fault {
+    Fault::config(format!(
+        "state `{}` has the type {}, which no state can have",
+        descriptor.name,
+        type_name(descriptor.field.data_type())
+    ))
+    .with_help("use a fixed-width type, utf8 or binary")
+}
+
+fn pick<T: ArrowNativeType>(values: &[T], slots: &[Slot]) -> Buffer {
+    Buffer::from_vec(slots.iter().map(|&s| values[s as usize]).collect::<Vec<T>>())
+}
+
+fn place<T: ArrowNativeType>(values: &mut [T], slots: &[Slot], source: &ArrayRef) {
+    let data = source.to_data();
+    let source: &[T] = &data.buffers()[0].typed_data::<T>()[data.offset()..];
+    for (&slot, &value) in slots.iter().zip(source) {
+        values[slot as usize] = value;
+    }
+}
+
+/// Writes into the buffers that the values had before; a deleted value gives its memory back.
+fn place_bytes(values: &mut [Vec<u8>], slots: &[Slot], source: &ArrayRef) {
+    let data = source.to_data();
+    let offsets = &data.buffers()[0].typed_data::<i32>()[data.offset()..];
+    let bytes = data.buffers()[1].as_slice();
+    for (i, &slot) in slots.iter().enumerate() {
+        let value = &mut values[slot as usize];
+        if source.is_null(i) {
+            *value = Vec::new();
+        } else {
+            value.clear();
+            value.extend_from_slice(&bytes[offsets[i] as usize..offsets[i + 1] as usize]);
+        }
+    }
+}

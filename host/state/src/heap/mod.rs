@@ -1,0 +1,100 @@
+//! The heap backend: one hash table of keys, and per state a dense array indexed by slot.
+//!
+//! Laws: a slot is live while its key has a value or a pin, or a call holds it; slots of forgotten keys are
+//! reused; nothing is allocated per row for fixed-width values.
+
+mod column;
+mod keys;
+
+use arrow::array::ArrayRef;
+use arrow::row::Rows;
+use tidemill_model::Fault;
+use tidemill_model::component::StateDescriptor;
+use tidemill_model::key::encode_i64;
+use tidemill_model::state::{Slot, StateBackend, StateBackendFactory};
+
+use column::Column;
+use keys::KeyTable;
+
+/// State in hash maps, lost when the process ends.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct HeapFactory;
+
+impl StateBackendFactory for HeapFactory {
+    fn open(&self, states: &[StateDescriptor]) -> Result<Box<dyn StateBackend>, Fault> {
+        let columns: Result<Vec<Column>, Fault> = states.iter().map(Column::new).collect();
+        Ok(Box::new(Heap { keys: KeyTable::default(), columns: columns?, refs: Vec::new() }))
+    }
+}
+
+struct Heap {
+    keys: KeyTable,
+    columns: Vec<Column>,
+    /// Values plus pins per slot: at 0 nobody needs the key.
+    refs: Vec<u32>,
+}
+
+impl Heap {
+    /// Makes room for the slots that `resolve` has added.
+    fn grow(&mut self) {
+        let slots = self.keys.capacity();
+        if slots > self.refs.len() {
+            self.refs.resize(slots, 0);
+            self.columns.iter_mut().for_each(|c| c.grow(slots));
+        }
+    }
+}
+
+impl StateBackend for Heap {
+    fn resolve(&mut self, keys: &Rows, hashes: &[u64], slots: &mut Vec<Slot>) -> Result<(), Fault> {
+        slots.clear();
+        slots.reserve(hashes.len());
+        for (key, &hash) in keys.iter().zip(hashes) {
+            slots.push(self.keys.slot(key.data(), hash)?);
+        }
+        self.grow();
+        Ok(())
+    }
+
+    fn resolve_i64(&mut self, keys: &[i64], hashes: &[u64], slots: &mut Vec<Slot>) -> Result<(), Fault> {
+        slots.clear();
+        slots.reserve(hashes.len());
+        for (&key, &hash) in keys.iter().zip(hashes) {
+            slots.push(self.keys.slot_of_nine(&encode_i64(key), hash)?);
+        }
+        self.grow();
+        Ok(())
+    }
+
+    fn key(&self, slot: Slot) -> &[u8] {
+        self.keys.key(slot)
+    }
+
+    fn gather(&mut self, state: usize, slots: &[Slot]) -> Result<ArrayRef, Fault> {
+        self.columns[state].gather(slots)
+    }
+
+    fn scatter(&mut self, state: usize, slots: &[Slot], values: &ArrayRef) -> Result<(), Fault> {
+        self.columns[state].scatter(slots, values, &mut self.refs)
+    }
+
+    fn pin(&mut self, slot: Slot) {
+        self.refs[slot as usize] += 1;
+    }
+
+    fn unpin(&mut self, slot: Slot) {
+        self.refs[slot as usize] -= 1;
+    }
+
+    fn release(&mut self, slots: &[Slot]) {
+        for &slot in slots {
+            if self.refs[slot as usize] == 0 {
+                self.keys.forget(slot);
+            }
+        }
+    }
+
+    fn keys(&self) -> usize {
+        self.keys.len()
+    }
+}

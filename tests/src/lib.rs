@@ -1,0 +1,3 @@
+//! What tests and benchmarks of the whole share.
+
+pub mod native;
