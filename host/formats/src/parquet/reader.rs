@@ -10,6 +10,7 @@ use arrow::datatypes::{Field, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
+use parquet::errors::ParquetError;
 use parquet::file::metadata::ParquetMetaData;
 use tidemill_model::dead::row_json;
 use tidemill_model::format::{Decoded, RowReader, Section};
@@ -43,7 +44,7 @@ pub(super) fn open(section: Section, schema: SchemaRef, skip: u64) -> Result<Box
     let (name, start, end) = (section.name.clone(), section.start, section.end);
     let builder = builder(section)?;
     let order = place_columns(&name, builder.schema(), &schema)?;
-    let (groups, rows_before) = groups_in(builder.metadata(), start, end);
+    let (groups, rows_before) = guarded(&name, || groups_in(builder.metadata(), start, end))?;
     let mask = ProjectionMask::roots(builder.parquet_schema(), order.iter().copied());
     // The decoder gives the columns in the order of the file.
     let mut in_file: Vec<usize> = order.clone();
@@ -86,17 +87,18 @@ fn place_columns(file: &str, have: &Schema, want: &Schema) -> Result<Vec<usize>,
 }
 
 /// The row groups that begin in `start..end`, and the rows in front of them.
-fn groups_in(metadata: &ParquetMetaData, start: u64, end: u64) -> (Vec<usize>, u64) {
-    let (mut groups, mut rows_before) = (Vec::new(), 0);
+fn groups_in(metadata: &ParquetMetaData, start: u64, end: u64) -> Result<(Vec<usize>, u64), ParquetError> {
+    let (mut groups, mut rows_before) = (Vec::new(), 0u64);
     for (i, group) in metadata.row_groups().iter().enumerate() {
+        // Panics if the offset in a damaged footer is negative.
         let first = group.columns().iter().map(|c| c.byte_range().0).min().unwrap_or(0);
         if first < start {
-            rows_before += group.num_rows().max(0) as u64;
+            rows_before = rows_before.saturating_add(group.num_rows().max(0) as u64);
         } else if first < end {
             groups.push(i);
         }
     }
-    (groups, rows_before)
+    Ok((groups, rows_before))
 }
 
 struct ParquetReader {
@@ -223,10 +225,10 @@ fn guarded<T, E: Into<ParquetReadError>>(name: &str, decode: impl FnOnce() -> Re
 
 struct ParquetReadError(Box<dyn std::error::Error + Send + Sync>);
 
-impl From<parquet::errors::ParquetError> for ParquetReadError {
-    fn from(error: parquet::errors::ParquetError) -> Self {
+impl From<ParquetError> for ParquetReadError {
+    fn from(error: ParquetError) -> Self {
         match error {
-            parquet::errors::ParquetError::External(inner) => Self(inner),
+            ParquetError::External(inner) => Self(inner),
             other => Self(Box::new(other)),
         }
     }
