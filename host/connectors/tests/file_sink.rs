@@ -59,7 +59,7 @@ fn what_is_committed_is_read_back() {
         let back = source("file", settings, folder.path());
         let (rows, rejected) = read_all(&*back, 1).unwrap();
         assert_eq!(rejected, []);
-        let expected = [0..10, 20..30, 10..20].map(|ids| batch(ids).rows);
+        let expected = [0..10, 20..30, 10..20].map(|ids| batch(ids).rows().clone());
         assert_eq!(rows, arrow::compute::concat_batches(&back.schema(), &expected).unwrap());
 
         // A later run adds files, and a checkpoint without rows adds none.
@@ -200,5 +200,5 @@ fn blackhole_and_lines() {
     writer.write(&batch(0..10)).unwrap();
     blackhole.commit(&writer.prepare(1).unwrap()).unwrap();
     assert_eq!(sink_error("blackhole", json!({"x": 1}), folder.path()).name.as_deref(), Some("x"));
-    assert_eq!(lines(&batch(1..2).rows), [r#"{"id":1}"#]);
+    assert_eq!(lines(batch(1..2).rows()), [r#"{"id":1}"#]);
 }

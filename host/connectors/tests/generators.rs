@@ -31,6 +31,7 @@ fn datagen_settings() -> Value {
     json!({"rows": 2500, "seed": 3, "columns": [
         {"id": {"sequence": {"start": 5, "step": -2}}},
         {"m": {"sequence": {"start": -7, "step": 3, "modulo": 10}}},
+        {"w": {"sequence": {"start": -7, "step": 6, "modulo": 700}}},
         {"h": {"hash": {"modulo": 100000}}},
         {"r": {"random": {"min": -5, "max": 5}}},
         {"f": {"type": "float32", "random": {"min": 0.5, "max": 2}}},
@@ -74,21 +75,23 @@ fn rows_do_not_depend_on_the_number_of_workers() {
 fn datagen_values() {
     let rows = rows("datagen", datagen_settings());
     assert_eq!(ints(&rows, "id")[..3], [5, 3, 1]);
-    assert_eq!(ints(&rows, "m")[..5], [3, 6, 9, 2, 5]);
+    let remainders = |step: i64, modulo: i64| (0..2500).map(|i| (-7 + i * step).rem_euclid(modulo)).collect::<Vec<_>>();
+    assert_eq!(ints(&rows, "m"), remainders(3, 10));
+    assert_eq!(ints(&rows, "w"), remainders(6, 700), "over the end of the period");
     let hash: Vec<i64> = (0..2500u64).map(|i| (((i * 2_654_435_761) >> 8) % 100_000) as i64).collect();
     assert_eq!(ints(&rows, "h"), hash);
     let random = ints(&rows, "r");
     assert!((-5..=5).all(|v| random.iter().filter(|&&r| r == v).count() > 150), "even over both ends");
     assert!(texts(&rows, "t").iter().all(|t| t.len() == 7));
     assert!(["a", "bb", ""].iter().all(|c| texts(&rows, "c").iter().filter(|t| *t == c).count() > 700));
-    assert_eq!(texts(&rows, "p")[8..11], ["channel-8", "channel-9", "channel-0"]);
+    assert!(texts(&rows, "p").iter().enumerate().all(|(i, t)| *t == format!("channel-{}", i % 10)));
     assert_eq!(texts(&rows, "q")[1234], "user 1234");
     let at = rows.column_by_name("at").unwrap().as_primitive::<TimestampMillisecondType>();
     assert_eq!((at.value(9), at.value(10)), (1_704_067_200_000, 1_704_067_201_000));
     assert_eq!(
         tidemill_model::dead::row_json(&rows, 0),
         format!(
-            r#"{{"id":5,"m":3,"h":0,"r":{},"f":{},"t":"{}","c":"{}","n":{},"k":true,"p":"channel-0","q":"user 0","at":"2024-01-01T00:00:00"}}"#,
+            r#"{{"id":5,"m":3,"w":693,"h":0,"r":{},"f":{},"t":"{}","c":"{}","n":{},"k":true,"p":"channel-0","q":"user 0","at":"2024-01-01T00:00:00"}}"#,
             random[0],
             lines(&rows)[0].split("\"f\":").nth(1).unwrap().split(',').next().unwrap(),
             texts(&rows, "t")[0],

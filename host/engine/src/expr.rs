@@ -114,14 +114,14 @@ impl Steps {
         // Hashes belong to the exchange in front of this node.
         kept.hashes = None;
         if let Some(projection) = &self.projection {
-            kept.rows = projection.apply(&kept.rows)?;
+            kept.set_rows(projection.apply(kept.rows())?);
         }
         Ok(kept)
     }
 }
 
 fn filter(condition: &dyn PhysicalExpr, batch: &Batch) -> Result<Batch, DataFusionError> {
-    let mask = evaluate(condition, &batch.rows)?;
+    let mask = evaluate(condition, batch.rows())?;
     let mask = mask.as_boolean();
     let all = mask.null_count() == 0 && !mask.has_false();
     Ok(if all { batch.clone() } else { batch.filter(mask)? })
@@ -161,12 +161,13 @@ impl Operator for ExprOperator {
         let mut task = Task { operator: &*self, batch: &batch, out, parts: Vec::new() };
         // Expressions are deterministic: no use in trying twice.
         search(&mut task, 0..rows, 0, &self.rejects.node)?;
-        let whole = match task.parts.len() {
+        let mut whole = match task.parts.len() {
             0 => return Ok(Progress::Done),
             1 => task.parts.remove(0),
             // The search for bad rows shall not leave crumbs.
-            _ => Batch { permit: batch.permit.clone(), ..Batch::concat(&task.parts)? },
+            _ => Batch::concat(&task.parts)?,
         };
+        whole.permit.clone_from(&batch.permit);
         out.emit(0, whole);
         Ok(Progress::Done)
     }
@@ -199,6 +200,6 @@ impl Attempt for Task<'_> {
     fn condemn(&mut self, row: usize, error: String) -> Result<(), Fault> {
         self.out.count("row_errors", 1);
         let time = self.batch.times.as_ref().map(|t| t[row]);
-        self.operator.rejects.reject(self.out, &self.batch.rows, row, time, None, error)
+        self.operator.rejects.reject(self.out, self.batch.rows(), row, time, None, error)
     }
 }

@@ -16,6 +16,10 @@ pub const BOUNDARY_TICKS: u64 = 20;
 pub const TICK_BYTES_MAX: usize = 16 << 20;
 /// Bytes that one operator's output may hold in flight on one worker before it waits.
 pub const EDGE_BYTES_MAX: usize = 16 << 20;
+/// Bytes that rows may take on their way between nodes, over all nodes and workers of a process.
+pub const BUFFER_BYTES_MAX: usize = 512 << 20;
+/// The least share of it that one node on one worker can do with: a batch of eight-byte values.
+pub const EDGE_BYTES_MIN: usize = 64 << 10;
 /// Component file size: componentize-py makes 18 to 35 MB, so 64 MiB leaves room.
 pub const COMPONENT_BYTES_MAX: u64 = 64 << 20;
 /// Linear memory of one instance by default.

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
 
-use crate::fault::OnError;
+use crate::fault::{Fault, OnError};
+use crate::limits::EDGE_BYTES_MIN;
 use crate::operator::OperatorFactory;
 use crate::sink::Sink;
 use crate::source::Source;
@@ -88,6 +89,8 @@ pub struct JobOptions {
     pub ticks_in_flight: u64,
     pub tick_bytes: usize,
     pub edge_bytes: usize,
+    /// See [`Plan::edge_bytes`].
+    pub buffer_bytes: usize,
     pub batch_rows: usize,
 }
 
@@ -100,6 +103,7 @@ impl Default for JobOptions {
             ticks_in_flight: TICKS_IN_FLIGHT,
             tick_bytes: TICK_BYTES_MAX,
             edge_bytes: EDGE_BYTES_MAX,
+            buffer_bytes: BUFFER_BYTES_MAX,
             batch_rows: BATCH_ROWS_MAX,
         }
     }
@@ -116,6 +120,23 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// Bytes that one node's output may hold in flight on one of `workers` workers: no more than `edge_bytes`, and
+    /// together no more than `buffer_bytes`. Each may be passed by one batch.
+    pub fn edge_bytes(&self, workers: usize) -> Result<usize, Fault> {
+        let shares = self.nodes.len() * workers;
+        let JobOptions { edge_bytes, buffer_bytes, .. } = self.options;
+        if buffer_bytes / shares.max(1) < EDGE_BYTES_MIN {
+            let least = (EDGE_BYTES_MIN * shares) >> 10;
+            let nodes = self.nodes.len();
+            let message = format!(
+                "`buffer_memory` of {} KiB is too little for {nodes} nodes on {workers} workers",
+                buffer_bytes >> 10
+            );
+            return Err(Fault::config(message).with_help(format!("set it to {least}KiB or more, or use fewer workers")));
+        }
+        Ok(edge_bytes.min(buffer_bytes / shares.max(1)))
+    }
+
     /// The sources above each node, by id: the ones whose watermarks it waits for.
     pub fn ancestor_sources(&self) -> Vec<Vec<NodeId>> {
         let mut above: Vec<Vec<NodeId>> = Vec::with_capacity(self.nodes.len());

@@ -99,8 +99,8 @@ fn decode(mut bytes: &[u8]) -> Result<Vec<Batch>, arrow::error::ArrowError> {
 }
 
 fn with_extras(batch: &Batch) -> Result<RecordBatch, arrow::error::ArrowError> {
-    let mut fields: Vec<Arc<Field>> = batch.rows.schema().fields().to_vec();
-    let mut columns = batch.rows.columns().to_vec();
+    let mut fields: Vec<Arc<Field>> = batch.schema().fields().to_vec();
+    let mut columns = batch.rows().columns().to_vec();
     let mut add = |name: &str, data_type: DataType, column: ArrayRef| {
         fields.push(Arc::new(Field::new(name, data_type, false)));
         columns.push(column);
@@ -126,7 +126,9 @@ fn without_extras(rows: RecordBatch, entered_ns: u64) -> Result<Batch, arrow::er
     let users =
         rows.num_columns() - [times.is_some(), kinds.is_some(), hashes.is_some()].iter().filter(|&&b| b).count();
     let own = rows.project(&(0..users).collect::<Vec<_>>())?;
-    Ok(Batch { times, kinds, hashes, entered_ns, ..Batch::new(own) })
+    let mut batch = Batch::new(own).with_times(times);
+    (batch.kinds, batch.hashes, batch.entered_ns) = (kinds, hashes, entered_ns);
+    Ok(batch)
 }
 
 #[cfg(test)]
@@ -149,7 +151,7 @@ mod tests {
         let back = decode(&bytes).unwrap();
         assert_eq!(back.len(), 2);
         for (a, b) in batches.iter().zip(&back) {
-            assert_eq!(a.rows, b.rows);
+            assert_eq!(a.rows(), b.rows());
             assert_eq!((&a.times, &a.kinds, &a.hashes, a.entered_ns), (&b.times, &b.kinds, &b.hashes, b.entered_ns));
         }
     }

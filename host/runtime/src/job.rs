@@ -17,6 +17,8 @@ use crate::metrics::JobMetrics;
 pub(crate) struct Shared {
     pub plan: Plan,
     pub workers: usize,
+    /// Limit of each node's output on each worker.
+    pub edge_bytes: usize,
     /// Splits of each node, empty for others than sources.
     pub splits: Vec<Vec<Split>>,
     pub metrics: JobMetrics,
@@ -93,11 +95,13 @@ pub fn start(plan: Plan, workers: usize) -> Result<JobHandle, Fault> {
             _ => Vec::new(),
         });
     }
+    let edge_bytes = plan.edge_bytes(workers)?;
     let metrics = JobMetrics::new(&plan, workers);
     let epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let shared = Arc::new(Shared {
         plan,
         workers,
+        edge_bytes,
         splits,
         metrics,
         start: Instant::now(),

@@ -370,7 +370,7 @@ pub(crate) struct Sender {
 
 impl Sender {
     fn new(context: &WorkerContext, node: usize, outputs: Vec<OutputBuilder<u64, RowsBuilder>>) -> Self {
-        let gauge = Gauge::new(context.shared.plan.options.edge_bytes);
+        let gauge = Gauge::new(context.shared.edge_bytes);
         Self { context: context.clone(), node, outputs, gauge, buffer: Buffer::default() }
     }
 

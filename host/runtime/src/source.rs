@@ -57,9 +57,8 @@ pub fn source<'s>(
     let activator = scope.activator_for(builder.operator_info().address);
     let context = context.clone();
     builder.build(move |caps| {
-        let options = &context.shared.plan.options;
         let mut state = SourceState {
-            gauge: Gauge::new(options.edge_bytes),
+            gauge: Gauge::new(context.shared.edge_bytes),
             rows_out: RowsOut::from(rows_out),
             dead_out: RowsOut::from(dead_out),
             control_out: ControlOut::from(control_out),

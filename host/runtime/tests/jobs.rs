@@ -12,7 +12,7 @@ use tidemill_model::plan::{Edge, EventTimeSpec, Exchange, JobOptions, Node, Node
 use tidemill_model::sink::{Committable, Sink, SinkWriter};
 use tidemill_model::source::{Polled, Position, ReadBudget, Source, Split, SplitReader};
 use tidemill_model::time::{Now, WATERMARK_MIN, WatermarkStrategy};
-use tidemill_model::{Batch, Collector, DeadRow, Fault, Operator, OperatorContext, OperatorFactory, Progress};
+use tidemill_model::{Batch, Collector, DeadRow, Fault, Operator, OperatorContext, OperatorFactory, Progress, limits};
 use tidemill_runtime::{Ending, start};
 
 fn schema() -> SchemaRef {
@@ -121,12 +121,12 @@ impl SinkWriter for CollectWriter {
             closed = self.seen.opened.wait(closed).unwrap();
         }
         drop(closed);
-        if batch.rows.num_columns() > 1 {
+        if batch.rows().num_columns() > 1 {
             // Dead rows.
             self.written += batch.num_rows() as u64;
             return Ok(());
         }
-        let values = values(&batch.rows);
+        let values = values(batch.rows());
         if self.fail_at.is_some_and(|n| values.contains(&n)) {
             return Err(Fault::io("No space left on device"));
         }
@@ -185,7 +185,7 @@ struct Run {
 
 impl Operator for Run {
     fn on_batch(&mut self, _input: usize, batch: Batch, out: &mut dyn Collector) -> Result<Progress, Fault> {
-        let all = values(&batch.rows);
+        let all = values(batch.rows());
         match self.behaviour {
             Behaviour::Count => {
                 let counts = all.iter().map(|n| {
@@ -385,9 +385,21 @@ fn a_panic_of_the_host_ends_all_workers_with_an_internal_fault() {
 
 #[test]
 fn a_stalled_sink_stops_the_source_within_the_budgets() {
+    // Three nodes on two workers: the whole and the single limit come to the same.
+    for (edge_bytes, buffer_bytes) in [(1 << 20, limits::BUFFER_BYTES_MAX), (limits::EDGE_BYTES_MAX, 6 << 20)] {
+        stall(edge_bytes, buffer_bytes);
+    }
+    let mut setup = Setup::new(10, Behaviour::Amplify);
+    setup.options.buffer_bytes = 1 << 20;
+    let fault = start(setup.plan().0, 32).err().unwrap();
+    assert_eq!(fault.message, "`buffer_memory` of 1024 KiB is too little for 3 nodes on 32 workers");
+    assert_eq!(fault.help.as_deref(), Some("set it to 6144KiB or more, or use fewer workers"));
+}
+
+fn stall(edge_bytes: usize, buffer_bytes: usize) {
     let mut setup = Setup { blocks: true, exchange: Exchange::Forward, ..Setup::new(0, Behaviour::Amplify) };
     setup.source.endless = true;
-    setup.options.edge_bytes = 1 << 20;
+    (setup.options.edge_bytes, setup.options.buffer_bytes) = (edge_bytes, buffer_bytes);
     let (plan, seen, _) = setup.plan();
     *seen.closed.lock().unwrap() = true;
     let job = start(plan, 2).unwrap();

@@ -113,6 +113,25 @@ impl Column {
         Ok(Self { field: Field::new(name, data_type, false), generator, converted_from })
     }
 
+    /// Rows after which the values repeat, if every `stride`th row is made; `None` if they do not.
+    pub(super) fn period(&self, stride: u64) -> Option<u64> {
+        if self.converted_from.is_some() {
+            // Converting may fail for rows that are never asked for.
+            return None;
+        }
+        match &self.generator {
+            Generator::Remainder { step, modulo, .. } => {
+                let step = (i128::from(*step) * i128::from(stride)).rem_euclid(i128::from(*modulo)) as u64;
+                Some(modulo / gcd(step, *modulo))
+            }
+            Generator::Prefix { texts } => Some(texts.len() as u64 / gcd(stride, texts.len() as u64)),
+            Generator::LongPrefix { modulo, .. } => Some(modulo / gcd(stride, *modulo)),
+            Generator::Choices { values, .. } if values.len() == 1 => Some(1),
+            Generator::TextChoices { texts, .. } if texts.len() == 1 => Some(1),
+            _ => None,
+        }
+    }
+
     pub(super) fn make(&self, run: Run) -> Result<ArrayRef, Fault> {
         let values = self.generator.make(run)?;
         if self.converted_from.is_none() {
@@ -306,6 +325,11 @@ impl Generator {
             }
         })
     }
+}
+
+/// Greatest common divisor; that of 0 and b is b.
+fn gcd(a: u64, b: u64) -> u64 {
+    if a == 0 { b } else { gcd(b % a, a) }
 }
 
 /// `(start + i * step) mod modulo` without a division per row.

@@ -2,6 +2,7 @@
 
 mod elements;
 mod generator;
+mod repeated;
 mod settings;
 mod source;
 

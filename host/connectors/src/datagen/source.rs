@@ -7,11 +7,13 @@ use arrow::datatypes::{Field, Schema, SchemaRef};
 use serde_json::Value;
 use tidemill_model::batch::take_rows;
 use tidemill_model::config::{ConfigContext, read};
+use tidemill_model::limits::BATCH_ROWS_MAX;
 use tidemill_model::source::{Polled, Position, ReadBudget, Source, Split, SplitReader};
 use tidemill_model::{Batch, ConfigError, Fault};
 
 use super::elements;
 use super::generator::{Column, Run};
+use super::repeated::Repeated;
 use super::settings::DatagenSettings;
 use crate::columns::{Columns, entries};
 use crate::rate::RateLimit;
@@ -71,10 +73,27 @@ impl Content {
         }
     }
 
-    fn make(&self, schema: &SchemaRef, run: Run) -> Result<RecordBatch, Fault> {
+    /// What of a split need not be made for each batch.
+    fn repeated(&self, share: Share) -> Result<Vec<Option<Repeated>>, Fault> {
+        let Self::Columns(columns) = self else { return Ok(Vec::new()) };
+        columns.iter().map(|c| Repeated::new(c, share.row(0), share.stride())).collect()
+    }
+
+    /// The rows of `run`, which begin with the `nth` of the split.
+    fn make(
+        &self,
+        schema: &SchemaRef,
+        run: Run,
+        repeated: &[Option<Repeated>],
+        nth: u64,
+    ) -> Result<RecordBatch, Fault> {
         match self {
             Self::Columns(columns) => {
-                let arrays = columns.iter().map(|c| c.make(run)).collect::<Result<Vec<_>, _>>()?;
+                let column = |(column, repeated): (&Column, &Option<Repeated>)| match repeated {
+                    Some(repeated) => Ok(repeated.slice(nth, run.rows)),
+                    None => column.make(run),
+                };
+                let arrays = columns.iter().zip(repeated).map(column).collect::<Result<Vec<_>, _>>()?;
                 Ok(RecordBatch::try_new(schema.clone(), arrays)?)
             }
             Self::Elements(rows) => {
@@ -109,7 +128,8 @@ impl Source for Datagen {
         let share = Share::decode(&split.spec)?;
         let limit = self.0.rate.map(|rate| RateLimit::new(rate / share.stride() as f64));
         let returned = share::returned(position)?;
-        Ok(Box::new(DatagenReader { shared: self.0.clone(), share, limit, returned, row_bytes: 1 }))
+        let repeated = self.0.content.repeated(share)?;
+        Ok(Box::new(DatagenReader { shared: self.0.clone(), share, repeated, limit, returned, row_bytes: 1 }))
     }
 
     fn bounded(&self) -> bool {
@@ -120,6 +140,7 @@ impl Source for Datagen {
 struct DatagenReader {
     shared: Arc<Shared>,
     share: Share,
+    repeated: Vec<Option<Repeated>>,
     limit: Option<RateLimit>,
     returned: u64,
     row_bytes: usize,
@@ -131,8 +152,12 @@ impl SplitReader for DatagenReader {
         if left == 0 {
             return Ok(Polled::End);
         }
-        let mut rows =
-            budget.rows.min(budget.bytes / self.row_bytes).max(1).min(usize::try_from(left).unwrap_or(usize::MAX));
+        let mut rows = budget
+            .rows
+            .min(BATCH_ROWS_MAX)
+            .min(budget.bytes / self.row_bytes)
+            .max(1)
+            .min(usize::try_from(left).unwrap_or(usize::MAX));
         if let Some(limit) = &mut self.limit {
             match limit.allowance(budget.now_ms) {
                 Ok(allowed) => rows = rows.min(allowed),
@@ -141,7 +166,7 @@ impl SplitReader for DatagenReader {
             limit.take(rows);
         }
         let run = Run { first: self.share.row(self.returned), stride: self.share.stride(), rows };
-        let batch = self.shared.content.make(&self.shared.schema, run)?;
+        let batch = self.shared.content.make(&self.shared.schema, run, &self.repeated, self.returned)?;
         if self.returned == 0 {
             self.row_bytes = (Batch::new(batch.clone()).bytes() / rows).max(1);
         }

@@ -190,7 +190,7 @@ impl SinkWriter for PartWriter {
             };
             let room = usize::try_from(self.rolling.rows - open.rows).unwrap_or(usize::MAX);
             let count = room.min(batch.num_rows() - from);
-            open.writer.write(&batch.rows.slice(from, count))?;
+            open.writer.write(&batch.rows().slice(from, count))?;
             open.rows += count as u64;
             from += count;
             if open.rows >= self.rolling.rows || open.bytes.get() >= self.rolling.bytes {

@@ -107,7 +107,7 @@ impl SinkWriter for StdoutWriter {
     /// A batch is written in one piece, so that the lines of several workers do not mix.
     fn write(&mut self, batch: &Batch) -> Result<(), Fault> {
         let text = match &mut self.render {
-            Render::Table(table) => table.render(&batch.rows)?.into_bytes(),
+            Render::Table(table) => table.render(batch.rows())?.into_bytes(),
             Render::Text { formats, begun, schema, writer } => {
                 let (writer, text) = match writer {
                     Some(writer) => writer,
@@ -118,7 +118,7 @@ impl SinkWriter for StdoutWriter {
                         writer.insert((format.writer(Box::new(text.clone()), schema.clone())?, text))
                     }
                 };
-                writer.write(&batch.rows)?;
+                writer.write(batch.rows())?;
                 writer.flush()?;
                 text.take()
             }

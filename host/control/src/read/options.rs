@@ -22,7 +22,8 @@ const TICKS: Limits<u64> =
 const MEMORY: Limits<ByteSize> =
     Limits { range: ByteSize(64 << 10)..=ByteSize(4 << 30), words: "a size of 64KiB to 4GiB", type_error: None };
 const TICK_MODES: &[(&str, TickMode)] = &[("wall", TickMode::Wall), ("batch", TickMode::Batch)];
-const NAMES: &[&str] = &["ticks", "tick", "batch_rows", "ticks_in_flight", "tick_memory", "edge_memory"];
+const NAMES: &[&str] =
+    &["ticks", "tick", "batch_rows", "ticks_in_flight", "tick_memory", "edge_memory", "buffer_memory"];
 
 pub(super) fn options(report: &mut Report, top: &Fields<'_>) -> JobOptions {
     let mut options = JobOptions::default();
@@ -49,6 +50,9 @@ pub(super) fn options(report: &mut Report, top: &Fields<'_>) -> JobOptions {
     }
     if let Some(bytes) = fields.parsed(report, "edge_memory", &MEMORY) {
         options.edge_bytes = bytes.0 as usize;
+    }
+    if let Some(bytes) = fields.parsed(report, "buffer_memory", &MEMORY) {
+        options.buffer_bytes = bytes.0 as usize;
     }
     options
 }

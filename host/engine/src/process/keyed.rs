@@ -110,12 +110,12 @@ impl Keyed {
         let encoder = &self.encoders[input];
         let hashes = match &batch.hashes {
             Some(hashes) => hashes.clone(),
-            None => encoder.hashes(&batch.rows)?,
+            None => encoder.hashes(batch)?,
         };
         let mut slots = self.distinct.take_buffer();
-        match encoder.plain_i64(&batch.rows) {
+        match encoder.plain_i64(batch) {
             Some(keys) => self.state.resolve_i64(keys, &hashes, &mut slots)?,
-            None => self.state.resolve(&encoder.encode(&batch.rows)?, &hashes, &mut slots)?,
+            None => self.state.resolve(&encoder.encode(batch)?, &hashes, &mut slots)?,
         }
         Ok(slots)
     }
@@ -229,7 +229,7 @@ impl RowTask<'_> {
             return Ok(None);
         }
         let rows = UInt32Array::from(first_rows.to_vec());
-        let columns = self.op.encoders[self.input].key_columns(&part.rows);
+        let columns = self.op.encoders[self.input].key_columns(part);
         let columns: Result<Vec<ArrayRef>, _> = columns.iter().map(|c| take(c, &rows, None)).collect();
         Ok(Some(RecordBatch::try_new(self.op.key_schema.clone(), columns?)?))
     }
@@ -254,10 +254,10 @@ impl RowTask<'_> {
     }
 
     fn reject(&mut self, row: usize, error: String) -> Result<(), Fault> {
-        let columns = self.op.encoders[self.input].key_columns(&self.batch.rows);
+        let columns = self.op.encoders[self.input].key_columns(self.batch);
         let key = key_text(&self.op.key_schema, &columns, row);
         let time = self.batch.times.as_ref().map(|t| t[row]);
-        self.op.common.rejects.reject(self.out, &self.batch.rows, row, time, Some(key), error)
+        self.op.common.rejects.reject(self.out, self.batch.rows(), row, time, Some(key), error)
     }
 }
 

@@ -10,7 +10,7 @@ mod stateless;
 
 use std::sync::Arc;
 
-use arrow::array::{RecordBatch, RecordBatchOptions};
+use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::row::{RowConverter, SortField};
 use tidemill_model::component::{Descriptor, LogicKind, Port};
@@ -64,9 +64,7 @@ struct InputPlan {
 impl InputPlan {
     /// The columns that cross.
     fn project(&self, batch: &Batch) -> Result<RecordBatch, Fault> {
-        let columns = self.projection.iter().map(|&c| batch.rows.column(c).clone()).collect();
-        let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-        Ok(RecordBatch::try_new_with_options(self.schema.clone(), columns, &options)?)
+        Ok(batch.project(&self.projection, self.schema.clone())?)
     }
 }
 

@@ -159,8 +159,8 @@ fn carried(
             own.num_columns()
         ))),
         (true, _) => Ok(own.column(index).clone()),
-        (false, None) => Ok(parent.rows.column(index).clone()),
-        (false, Some(indices)) => take(parent.rows.column(index), indices, None),
+        (false, None) => Ok(parent.column(index).clone()),
+        (false, Some(indices)) => take(parent.column(index), indices, None),
     };
     from.iter().map(column).collect()
 }

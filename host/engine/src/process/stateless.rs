@@ -133,7 +133,7 @@ impl Task<'_> {
 
     fn reject(&mut self, row: usize, error: String) -> Result<(), Fault> {
         let time = self.batch.times.as_ref().map(|t| t[row]);
-        self.op.common.rejects.reject(self.out, &self.batch.rows, row, time, None, error)
+        self.op.common.rejects.reject(self.out, self.batch.rows(), row, time, None, error)
     }
 }
 

@@ -2,23 +2,28 @@
 //!
 //! Law: `drain` empties the accumulators for the next pane, `peek` leaves them as they are.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, UInt32Array};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, UInt32Array};
 use arrow::compute::{cast, prep_null_mask_filter, take};
 use arrow::datatypes::{Field, SchemaRef};
 use datafusion_common::DataFusionError;
 use datafusion_expr::{EmitTo, GroupsAccumulator};
 use datafusion_physical_expr::GroupsAccumulatorAdapter;
-use tidemill_model::ConfigError;
+use datafusion_physical_expr::utils::{collect_columns, reassign_expr_columns};
+use tidemill_model::{Batch, ConfigError};
 
-use crate::sql::{Aggregate, Planner, evaluate};
+use crate::sql::{Aggregate, Planner, evaluate, message};
 
 pub(super) type Result<T> = std::result::Result<T, DataFusionError>;
 
 /// The aggregates, as the pipeline file names them.
 pub(super) struct Aggregates {
     calls: Vec<(String, Aggregate)>,
+    /// The columns that arguments and filters read, and their schema: that of the expressions.
+    columns: Vec<usize>,
+    schema: SchemaRef,
 }
 
 /// What the aggregates read of one batch.
@@ -35,7 +40,17 @@ impl Aggregates {
             Ok(call) => Ok((name.clone(), call)),
             Err(error) => Err(error.inside(name)),
         };
-        Ok(Self { calls: calls.iter().map(plan).collect::<std::result::Result<_, _>>()? })
+        let mut calls = calls.iter().map(plan).collect::<std::result::Result<Vec<_>, _>>()?;
+        let read = calls.iter().flat_map(|(_, call)| call.args.iter().chain(&call.filter)).flat_map(collect_columns);
+        let columns: Vec<usize> = read.map(|c| c.index()).collect::<BTreeSet<_>>().into_iter().collect();
+        let schema: SchemaRef = Arc::new(input.project(&columns).map_err(|e| ConfigError::new(&[], e.to_string()))?);
+        for (name, call) in &mut calls {
+            for expr in call.args.iter_mut().chain(&mut call.filter) {
+                let moved = reassign_expr_columns(expr.clone(), &schema);
+                *expr = moved.map_err(|e| ConfigError::new(&[name], message(&e)))?;
+            }
+        }
+        Ok(Self { calls, columns, schema })
     }
 
     pub fn fields(&self) -> impl Iterator<Item = Field> {
@@ -47,7 +62,8 @@ impl Aggregates {
     }
 
     /// Evaluates arguments and filters on all rows of a batch.
-    pub fn read(&self, rows: &RecordBatch) -> Result<Inputs> {
+    pub fn read(&self, batch: &Batch) -> Result<Inputs> {
+        let rows = &batch.project(&self.columns, self.schema.clone())?;
         let read = |(_, call): &(String, Aggregate)| {
             let args: Result<Vec<ArrayRef>> = call.args.iter().map(|a| evaluate(a.as_ref(), rows)).collect();
             let mask = call.filter.as_ref().map(|f| evaluate(f.as_ref(), rows)).transpose()?;
@@ -126,11 +142,11 @@ fn accumulator(call: &Aggregate) -> Result<Box<dyn GroupsAccumulator>> {
 }
 
 /// The first row for which an argument or a filter fails, found by halves.
-pub(super) fn culprit(aggregates: &Aggregates, rows: &RecordBatch) -> usize {
-    let (mut start, mut len) = (0, rows.num_rows());
+pub(super) fn culprit(aggregates: &Aggregates, batch: &Batch) -> usize {
+    let (mut start, mut len) = (0, batch.num_rows());
     while len > 1 {
         let half = len / 2;
-        if aggregates.read(&rows.slice(start, half)).is_err() {
+        if aggregates.read(&batch.slice(start, half)).is_err() {
             len = half;
         } else {
             (start, len) = (start + half, len - half);

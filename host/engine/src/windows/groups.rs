@@ -4,13 +4,14 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch};
+use arrow::array::{Array, ArrayRef, AsArray, Int64Array};
 use arrow::buffer::{NullBuffer, ScalarBuffer};
 use arrow::compute::take;
 use arrow::datatypes::{DataType, Int64Type, Schema};
 use arrow::error::ArrowError;
 use arrow::row::Rows;
 use hashbrown::HashTable;
+use tidemill_model::Batch;
 use tidemill_model::key::{KeyEncoder, hash_rows};
 
 /// How keys are taken from batches: chosen once per operator.
@@ -38,13 +39,13 @@ impl KeyReader {
         }
     }
 
-    pub fn read(&self, rows: &RecordBatch, hashes: Option<&ScalarBuffer<u64>>) -> Result<BatchKeys, ArrowError> {
+    pub fn read(&self, batch: &Batch) -> Result<BatchKeys, ArrowError> {
         Ok(match self {
             Self::Global => BatchKeys::Global,
-            Self::I64(column) => BatchKeys::I64(rows.column(*column).as_primitive::<Int64Type>().clone()),
+            Self::I64(column) => BatchKeys::I64(batch.column(*column).as_primitive::<Int64Type>().clone()),
             Self::Encoded(encoder) => {
-                let encoded = encoder.encode(rows)?;
-                let hashes = hashes.cloned().unwrap_or_else(|| hash_rows(&encoded));
+                let encoded = encoder.encode(batch)?;
+                let hashes = batch.hashes.clone().unwrap_or_else(|| hash_rows(&encoded));
                 BatchKeys::Encoded(encoded, hashes)
             }
         })

@@ -191,9 +191,10 @@ impl Tumbling {
         Spread::Many(parts)
     }
 
-    fn late(&self, rows: Batch, out: &mut dyn Collector) {
+    fn late(&self, mut rows: Batch, out: &mut dyn Collector) {
         out.count("late_rows", rows.num_rows() as u64);
-        out.emit(1, Batch { hashes: None, ..rows });
+        rows.hashes = None;
+        out.emit(1, rows);
     }
 
     /// Takes the late rows out and leaves the windows of the others, with their rows.
@@ -219,8 +220,8 @@ impl Tumbling {
     }
 
     fn add(&mut self, batch: &Batch, parts: Vec<(i64, Option<UInt32Array>)>) -> Result<(), Fault> {
-        let inputs = self.aggregates.read(&batch.rows).map_err(|e| self.bad_row(&batch.rows, &e))?;
-        let keys = self.reader.read(&batch.rows, batch.hashes.as_ref())?;
+        let inputs = self.aggregates.read(batch).map_err(|e| self.bad_row(batch, &e))?;
+        let keys = self.reader.read(batch)?;
         for (start, rows) in parts {
             let mut pane = match self.panes.remove(&start) {
                 Some(pane) => pane,
@@ -318,11 +319,11 @@ impl Tumbling {
         Ok(Batch::new(RecordBatch::try_new(self.schema.clone(), columns)?).with_times(Some(times)))
     }
 
-    fn bad_row(&self, rows: &RecordBatch, error: &DataFusionError) -> Fault {
-        let row = culprit(&self.aggregates, rows);
+    fn bad_row(&self, batch: &Batch, error: &DataFusionError) -> Fault {
+        let row = culprit(&self.aggregates, batch);
         Fault::data(format!("an aggregate's argument fails: {}", message(error)))
             .at(&self.node)
-            .with_row(row_json(rows, row))
+            .with_row(row_json(batch.rows(), row))
             .with_help("drop such rows in front of the window with `where:`, or use TRY_CAST or NULLIF")
     }
 

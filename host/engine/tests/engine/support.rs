@@ -39,7 +39,7 @@ pub fn lines(batches: &[Batch]) -> Vec<String> {
         let value = |c: &ArrayRef| {
             if c.is_null(row) { "-".to_owned() } else { array_value_to_string(c, row).unwrap() }
         };
-        batch.rows.columns().iter().map(value).collect::<Vec<_>>().join("|")
+        batch.rows().columns().iter().map(value).collect::<Vec<_>>().join("|")
     };
     batches.iter().flat_map(|b| (0..b.num_rows()).map(move |r| line(b, r))).collect()
 }

@@ -1,9 +1,10 @@
-//! Keys and their slots: a hash table of (hash tag, slot), with the key bytes in arrays indexed by slot.
+//! Keys and their slots: a hash table, with the key bytes in arrays indexed by slot.
 //!
 //! Law: a live key has exactly one slot; `forget` frees it for the next new key.
 
 use hashbrown::HashTable;
 use tidemill_model::Fault;
+use tidemill_model::key::{decode_i64, encode_i64};
 use tidemill_model::state::Slot;
 
 /// Length of the encoding of one int64 key, by far the most common one: kept without a box per key.
@@ -11,11 +12,14 @@ const NINE: usize = 9;
 
 #[derive(Clone, Copy, Debug)]
 struct Entry {
+    /// The int64 itself, so that finding it touches no other memory. 0 for other keys.
+    number: i64,
     tag: u32,
     slot: Slot,
 }
 
-/// Key bytes by slot. Starts as `Nine` and becomes `Any` with the first key of another length.
+/// Key bytes by slot. Starts as `Nine` and becomes `Any` with the first key that is not the encoding of an int64 (or of
+/// another type of eight bytes: any nine bytes that look like one will do, as the encoding is one to one).
 enum Store {
     Nine(Vec<[u8; NINE]>),
     Any(Vec<Box<[u8]>>),
@@ -40,34 +44,37 @@ impl Default for KeyTable {
 impl KeyTable {
     /// The slot of a key, a new one if it has none.
     pub fn slot(&mut self, key: &[u8], hash: u64) -> Result<Slot, Fault> {
-        if let Ok(nine) = <&[u8; NINE]>::try_from(key) {
-            return self.slot_of_nine(nine, hash);
+        match decode_i64(key) {
+            Some(number) => self.slot_of_i64(number, hash),
+            None => {
+                self.widen();
+                self.find_or_add(key, tag_of(hash))
+            }
         }
-        self.widen();
-        self.find_or_add(key, tag_of(hash))
     }
 
-    /// `slot` for a key of nine bytes.
+    /// `slot` for the encoding of an int64.
     #[inline]
-    pub fn slot_of_nine(&mut self, key: &[u8; NINE], hash: u64) -> Result<Slot, Fault> {
+    pub fn slot_of_i64(&mut self, number: i64, hash: u64) -> Result<Slot, Fault> {
         let tag = tag_of(hash);
-        let Store::Nine(keys) = &self.store else { return self.find_or_add(key, tag) };
-        match self.table.find(spread(tag), |e| e.tag == tag && keys[e.slot as usize] == *key) {
+        let Store::Nine(_) = &self.store else { return self.find_or_add(&encode_i64(number), tag) };
+        match self.table.find(spread(tag), |e| e.number == number) {
             Some(entry) => Ok(entry.slot),
-            None => self.add(key, tag),
+            None => self.add(&encode_i64(number), number, tag),
         }
     }
 
+    /// For keys of any length: all are in the store `Any`.
     fn find_or_add(&mut self, key: &[u8], tag: u32) -> Result<Slot, Fault> {
-        let Store::Any(keys) = &self.store else { return self.add(key, tag) };
+        let Store::Any(keys) = &self.store else { return Err(Fault::internal("keys of several lengths in one store")) };
         match self.table.find(spread(tag), |e| e.tag == tag && *keys[e.slot as usize] == *key) {
             Some(entry) => Ok(entry.slot),
-            None => self.add(key, tag),
+            None => self.add(key, 0, tag),
         }
     }
 
     #[cold]
-    fn add(&mut self, key: &[u8], tag: u32) -> Result<Slot, Fault> {
+    fn add(&mut self, key: &[u8], number: i64, tag: u32) -> Result<Slot, Fault> {
         let slot = match self.free.pop() {
             Some(slot) => slot,
             None => self.new_slot()?,
@@ -78,7 +85,7 @@ impl KeyTable {
         }
         self.tags[slot as usize] = tag;
         self.live[slot as usize] = true;
-        self.table.insert_unique(spread(tag), Entry { tag, slot }, |e| spread(e.tag));
+        self.table.insert_unique(spread(tag), Entry { number, tag, slot }, |e| spread(e.tag));
         Ok(slot)
     }
 

@@ -10,7 +10,6 @@ use arrow::array::ArrayRef;
 use arrow::row::Rows;
 use tidemill_model::Fault;
 use tidemill_model::component::StateDescriptor;
-use tidemill_model::key::encode_i64;
 use tidemill_model::state::{Slot, StateBackend, StateBackendFactory};
 
 use column::Column;
@@ -60,7 +59,7 @@ impl StateBackend for Heap {
         slots.clear();
         slots.reserve(hashes.len());
         for (&key, &hash) in keys.iter().zip(hashes) {
-            slots.push(self.keys.slot_of_nine(&encode_i64(key), hash)?);
+            slots.push(self.keys.slot_of_i64(key, hash)?);
         }
         self.grow();
         Ok(())
