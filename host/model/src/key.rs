@@ -75,7 +75,7 @@ impl KeyEncoder {
     /// Hash of each row's key, equal to xxh3 of the encoded key.
     pub fn hashes(&self, batch: &Batch) -> Result<ScalarBuffer<u64>, ArrowError> {
         match self.plain_i64(batch) {
-            Some(values) => Ok(values.iter().map(|&v| xxh3_64(&encode_i64(v))).collect()),
+            Some(values) => Ok(values.iter().map(|&v| hash_i64(v)).collect()),
             None => Ok(hash_rows(&self.encode(batch)?)),
         }
     }
@@ -92,6 +92,23 @@ pub fn encode_i64(value: i64) -> [u8; 9] {
     let mut bytes = [1u8; 9];
     bytes[1..].copy_from_slice(&((value as u64) ^ (1 << 63)).to_be_bytes());
     bytes
+}
+
+/// xxh3 of [`encode_i64`], computed in registers (xxh3's rule for 9 to 16 bytes, with its default secret): going
+/// through the bytes in memory costs five times as much.
+#[inline]
+pub fn hash_i64(value: i64) -> u64 {
+    // Words at 24, 32, 40 and 48 of the secret.
+    const FLIP_LOW: u64 = 0x1f67_b3b7_a4a4_4072 ^ 0x78e5_c0cc_4ee6_79cb;
+    const FLIP_HIGH: u64 = 0x2172_ffcc_7dd0_5a82 ^ 0x8e24_43f7_7446_08b8;
+    let word = ((value as u64) ^ (1 << 63)).swap_bytes();
+    let low = (1 | word << 8) ^ FLIP_LOW;
+    let high = word ^ FLIP_HIGH;
+    let product = u128::from(low) * u128::from(high);
+    let folded = product as u64 ^ (product >> 64) as u64;
+    let hash = 9u64.wrapping_add(low.swap_bytes()).wrapping_add(high).wrapping_add(folded);
+    let hash = (hash ^ hash >> 37).wrapping_mul(0x1656_6791_9E37_79F9);
+    hash ^ hash >> 32
 }
 
 /// The i64 whose encoding this is; `None` for anything else.

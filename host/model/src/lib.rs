@@ -10,6 +10,7 @@ pub mod dead;
 pub mod event_time;
 pub mod fault;
 pub mod format;
+pub mod int_table;
 pub mod key;
 pub mod limits;
 pub mod logic;

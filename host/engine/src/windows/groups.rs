@@ -2,6 +2,7 @@
 //!
 //! Law: a key has one number; numbers are `0..len` without gaps. `clear` keeps the memory.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, Int64Array};
@@ -12,6 +13,7 @@ use arrow::error::ArrowError;
 use arrow::row::Rows;
 use hashbrown::HashTable;
 use tidemill_model::Batch;
+use tidemill_model::int_table::{IntTable, mix};
 use tidemill_model::key::{KeyEncoder, hash_rows};
 
 /// How keys are taken from batches: chosen once per operator.
@@ -121,7 +123,7 @@ impl Groups {
 
 #[derive(Default)]
 pub(super) struct I64Groups {
-    table: HashTable<(i64, u32)>,
+    table: IntTable,
     keys: Vec<i64>,
     /// Number of the null key.
     null: Option<usize>,
@@ -131,33 +133,31 @@ impl I64Groups {
     fn number(&mut self, keys: &Int64Array, rows: Option<&[u32]>, numbers: &mut Vec<usize>) {
         let values = keys.values();
         match (rows, keys.null_count()) {
-            (None, 0) => numbers.extend(values.iter().map(|&k| self.group(k))),
-            (Some(rows), 0) => numbers.extend(rows.iter().map(|&r| self.group(values[r as usize]))),
-            (None, _) => numbers.extend((0..keys.len()).map(|r| self.nullable(keys, r))),
-            (Some(rows), _) => numbers.extend(rows.iter().map(|&r| self.nullable(keys, r as usize))),
+            (None, 0) => self.add(values.iter().copied(), numbers),
+            (Some(rows), 0) => self.add(rows.iter().map(|&r| values[r as usize]), numbers),
+            (None, _) => (0..keys.len()).for_each(|r| self.add_nullable(keys, r, numbers)),
+            (Some(rows), _) => rows.iter().for_each(|&r| self.add_nullable(keys, r as usize, numbers)),
         }
     }
 
-    fn nullable(&mut self, keys: &Int64Array, row: usize) -> usize {
-        if keys.is_valid(row) {
-            return self.group(keys.value(row));
-        }
-        let next = self.keys.len();
-        *self.null.get_or_insert_with(|| {
-            self.keys.push(0);
-            next
-        })
-    }
-
-    #[inline]
-    fn group(&mut self, key: i64) -> usize {
-        let next = self.keys.len();
-        let entry = self.table.entry(mix(key), |e| e.0 == key, |e| mix(e.0));
-        let group = entry.or_insert_with(|| (key, next as u32)).get().1 as usize;
-        if group == next {
+    fn add(&mut self, keys: impl ExactSizeIterator<Item = i64> + Clone, numbers: &mut Vec<usize>) {
+        numbers.reserve(keys.len());
+        let new = |key| {
             self.keys.push(key);
+            Ok::<u32, Infallible>(self.keys.len() as u32 - 1)
+        };
+        let Ok(()) = self.table.get_or_insert_all(keys, new, |number| numbers.push(number as usize));
+    }
+
+    fn add_nullable(&mut self, keys: &Int64Array, row: usize, numbers: &mut Vec<usize>) {
+        if keys.is_valid(row) {
+            return self.add(std::iter::once(keys.value(row)), numbers);
         }
-        group
+        let null = *self.null.get_or_insert_with(|| {
+            self.keys.push(0);
+            self.keys.len() - 1
+        });
+        numbers.push(null);
     }
 
     fn column(&self) -> ArrayRef {
@@ -170,13 +170,6 @@ impl I64Groups {
         self.keys.clear();
         self.null = None;
     }
-}
-
-/// Hash of a number: the folded product with an odd constant fills low and high bits alike.
-#[inline]
-fn mix(key: i64) -> u64 {
-    let product = u128::from(key as u64 ^ 0x2545_F491_4F6C_DD1D) * 0x9E37_79B9_7F4A_7C15;
-    (product >> 64) as u64 ^ product as u64
 }
 
 #[derive(Default)]

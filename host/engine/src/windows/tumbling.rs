@@ -29,8 +29,8 @@ use super::groups::KeyReader;
 use super::pane::Pane;
 use crate::sql::message;
 
-/// Empty panes kept for the next windows. In order input has two at a time open around a window's end.
-const SPARE_PANES_MAX: usize = 4;
+/// Empty panes kept for the next windows: as many as are open while ticks are in flight, so that memory is used again.
+const SPARE_PANES_MAX: usize = 32;
 
 /// A tumbling window node.
 #[derive(Clone, Debug)]

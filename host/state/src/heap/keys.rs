@@ -4,88 +4,116 @@
 
 use hashbrown::HashTable;
 use tidemill_model::Fault;
+use tidemill_model::int_table::IntTable;
 use tidemill_model::key::{decode_i64, encode_i64};
 use tidemill_model::state::Slot;
 
 /// Length of the encoding of one int64 key, by far the most common one: kept without a box per key.
 const NINE: usize = 9;
 
-#[derive(Clone, Copy, Debug)]
-struct Entry {
-    /// The int64 itself, so that finding it touches no other memory. 0 for other keys.
-    number: i64,
-    tag: u32,
-    slot: Slot,
-}
-
-/// Key bytes by slot. Starts as `Nine` and becomes `Any` with the first key that is not the encoding of an int64 (or of
-/// another type of eight bytes: any nine bytes that look like one will do, as the encoding is one to one).
+/// Key bytes by slot. Starts as `Nine` and becomes `Any` with the first key of another length.
 enum Store {
     Nine(Vec<[u8; NINE]>),
     Any(Vec<Box<[u8]>>),
 }
 
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    tag: u32,
+    slot: Slot,
+}
+
+#[derive(Default)]
 pub(super) struct KeyTable {
-    table: HashTable<Entry>,
+    /// Slots of keys that are the encoding of an int64 (or of another type of eight bytes: the encoding is one to one).
+    ints: IntTable,
+    /// Slots of all other keys.
+    others: HashTable<Entry>,
+    slots: Slots,
+}
+
+/// What is known of each slot.
+struct Slots {
     store: Store,
-    /// Tag of each slot's key; needed to find the entry again when it is forgotten.
+    /// Tag of a key in `others`; needed to find its entry again when it is forgotten.
     tags: Vec<u32>,
     live: Vec<bool>,
     free: Vec<Slot>,
 }
 
-impl Default for KeyTable {
+impl Default for Slots {
     fn default() -> Self {
-        let store = Store::Nine(Vec::new());
-        Self { table: HashTable::new(), store, tags: Vec::new(), live: Vec::new(), free: Vec::new() }
+        Self { store: Store::Nine(Vec::new()), tags: Vec::new(), live: Vec::new(), free: Vec::new() }
     }
 }
 
 impl KeyTable {
     /// The slot of a key, a new one if it has none.
     pub fn slot(&mut self, key: &[u8], hash: u64) -> Result<Slot, Fault> {
-        match decode_i64(key) {
-            Some(number) => self.slot_of_i64(number, hash),
+        if let Some(number) = decode_i64(key) {
+            return self.ints.get_or_insert(number, || self.slots.add(key, 0));
+        }
+        let tag = tag_of(hash);
+        match self.others.find(spread(tag), |e| e.tag == tag && self.slots.key(e.slot) == key) {
+            Some(entry) => Ok(entry.slot),
             None => {
-                self.widen();
-                self.find_or_add(key, tag_of(hash))
+                let slot = self.slots.add(key, tag)?;
+                self.others.insert_unique(spread(tag), Entry { tag, slot }, |e| spread(e.tag));
+                Ok(slot)
             }
         }
     }
 
-    /// `slot` for the encoding of an int64.
-    #[inline]
-    pub fn slot_of_i64(&mut self, number: i64, hash: u64) -> Result<Slot, Fault> {
-        let tag = tag_of(hash);
-        let Store::Nine(_) = &self.store else { return self.find_or_add(&encode_i64(number), tag) };
-        match self.table.find(spread(tag), |e| e.number == number) {
-            Some(entry) => Ok(entry.slot),
-            None => self.add(&encode_i64(number), number, tag),
-        }
+    /// The slots of int64 keys, by their values.
+    pub fn slots_of_i64(&mut self, keys: &[i64], slots: &mut Vec<Slot>) -> Result<(), Fault> {
+        let add = |key| self.slots.add(&encode_i64(key), 0);
+        self.ints.get_or_insert_all(keys.iter().copied(), add, |slot| slots.push(slot))
     }
 
-    /// For keys of any length: all are in the store `Any`.
-    fn find_or_add(&mut self, key: &[u8], tag: u32) -> Result<Slot, Fault> {
-        let Store::Any(keys) = &self.store else { return Err(Fault::internal("keys of several lengths in one store")) };
-        match self.table.find(spread(tag), |e| e.tag == tag && *keys[e.slot as usize] == *key) {
-            Some(entry) => Ok(entry.slot),
-            None => self.add(key, 0, tag),
-        }
+    pub fn key(&self, slot: Slot) -> &[u8] {
+        self.slots.key(slot)
     }
 
+    /// Frees the slot. Nothing happens if it is free already.
+    pub fn forget(&mut self, slot: Slot) {
+        if !std::mem::replace(&mut self.slots.live[slot as usize], false) {
+            return;
+        }
+        if let Some(number) = decode_i64(self.slots.key(slot)) {
+            self.ints.remove(number);
+        } else {
+            let entry = self.others.find_entry(spread(self.slots.tags[slot as usize]), |e| e.slot == slot);
+            entry.expect("a live slot is in the table").remove();
+        }
+        self.slots.release(slot);
+    }
+
+    /// Slots ever handed out: all are below this.
+    pub fn capacity(&self) -> usize {
+        self.slots.tags.len()
+    }
+
+    pub fn len(&self) -> usize {
+        self.ints.len() + self.others.len()
+    }
+}
+
+impl Slots {
     #[cold]
-    fn add(&mut self, key: &[u8], number: i64, tag: u32) -> Result<Slot, Fault> {
+    fn add(&mut self, key: &[u8], tag: u32) -> Result<Slot, Fault> {
         let slot = match self.free.pop() {
             Some(slot) => slot,
             None => self.new_slot()?,
         };
+        if key.len() != NINE {
+            self.widen();
+        }
         match &mut self.store {
             Store::Nine(keys) => keys[slot as usize].copy_from_slice(key),
             Store::Any(keys) => keys[slot as usize] = key.into(),
         }
         self.tags[slot as usize] = tag;
         self.live[slot as usize] = true;
-        self.table.insert_unique(spread(tag), Entry { number, tag, slot }, |e| spread(e.tag));
         Ok(slot)
     }
 
@@ -109,34 +137,19 @@ impl KeyTable {
         }
     }
 
-    pub fn key(&self, slot: Slot) -> &[u8] {
+    fn key(&self, slot: Slot) -> &[u8] {
         match &self.store {
             Store::Nine(keys) => &keys[slot as usize],
             Store::Any(keys) => &keys[slot as usize],
         }
     }
 
-    /// Frees the slot. Nothing happens if it is free already.
-    pub fn forget(&mut self, slot: Slot) {
-        if !std::mem::replace(&mut self.live[slot as usize], false) {
-            return;
-        }
-        let tag = self.tags[slot as usize];
-        let entry = self.table.find_entry(spread(tag), |e| e.slot == slot);
-        entry.expect("a live slot is in the table").remove();
+    /// The slot is for the next new key.
+    fn release(&mut self, slot: Slot) {
         if let Store::Any(keys) = &mut self.store {
             keys[slot as usize] = Box::default();
         }
         self.free.push(slot);
-    }
-
-    /// Slots ever handed out: all are below this.
-    pub fn capacity(&self) -> usize {
-        self.tags.len()
-    }
-
-    pub fn len(&self) -> usize {
-        self.table.len()
     }
 }
 

@@ -55,12 +55,10 @@ impl StateBackend for Heap {
         Ok(())
     }
 
-    fn resolve_i64(&mut self, keys: &[i64], hashes: &[u64], slots: &mut Vec<Slot>) -> Result<(), Fault> {
+    fn resolve_i64(&mut self, keys: &[i64], _hashes: &[u64], slots: &mut Vec<Slot>) -> Result<(), Fault> {
         slots.clear();
-        slots.reserve(hashes.len());
-        for (&key, &hash) in keys.iter().zip(hashes) {
-            slots.push(self.keys.slot_of_i64(key, hash)?);
-        }
+        slots.reserve(keys.len());
+        self.keys.slots_of_i64(keys, slots)?;
         self.grow();
         Ok(())
     }
