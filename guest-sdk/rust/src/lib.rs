@@ -40,6 +40,11 @@
 // The derives name this crate by its name, also within itself.
 extern crate self as tidemill_sdk;
 
+/// The code of the guide compiles and runs.
+#[cfg(doctest)]
+#[doc = include_str!("../../../OPERATORS.md")]
+mod guide {}
+
 mod config;
 mod context;
 mod error;

@@ -183,6 +183,8 @@ fn settings_are_checked() {
     assert_eq!(found.path, ["delimiter"]);
     let found = error(json!({"path": "a.csv", "options": {"delimiter": "ab"}}));
     assert_eq!(found.path, ["options", "delimiter"]);
+    let found = error(json!({"path": "a.csv", "compression": "zip"}));
+    assert_eq!(found.candidates, ["none", "gzip", "zstd"], "values, and no names of settings");
     let found = error(json!({"path": "a.csv", "format": "cvs"}));
     assert_eq!((found.path, found.name.as_deref()), (vec!["format".to_owned()], Some("cvs")));
     let found = error(json!({"path": "a.txt"}));

@@ -76,13 +76,15 @@ pub struct Diagnostic {
     /// The first label is the place; none if the file as a whole is to blame.
     pub labels: Vec<Label>,
     pub help: Option<String>,
+    /// All names that would be right, where a name is wrong. For programs: `help` lists the first ones only.
+    pub candidates: Vec<String>,
     file: Arc<SourceFile>,
 }
 
 impl Diagnostic {
     fn new(severity: Severity, span: Option<&Span>, message: &str, file: &Arc<SourceFile>) -> Self {
         let labels = span.iter().map(|span| Label { span: file.first_line(span), text: String::new() }).collect();
-        Self { severity, message: mask_controls(message), labels, help: None, file: file.clone() }
+        Self { severity, message: mask_controls(message), labels, help: None, candidates: Vec::new(), file: file.clone() }
     }
 
     /// What is said at the place itself.

@@ -64,6 +64,7 @@ impl Diagnostic {
     /// Says which of `candidates` was meant, or which ones there are.
     pub(crate) fn suggest<S: AsRef<str>>(&mut self, name: &str, what: &str, candidates: &[S]) -> &mut Self {
         let names: Vec<&str> = candidates.iter().map(AsRef::as_ref).collect();
+        self.candidates = names.iter().map(|&name| name.to_owned()).collect();
         match nearest(name, &names) {
             Some(near) => self.label(format!("did you mean `{near}`?")),
             None if names.is_empty() => self.label("there are none"),

@@ -83,6 +83,8 @@ static DERIVE: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/../../guest-sdk/rust-
 const SDK_FILES: &[(&str, &str)] = &[
     ("Cargo.toml", include_str!("../templates/sdk.toml.in")),
     ("README.md", include_str!("../templates/sdk-README.md.in")),
+    ("OPERATORS.md", include_str!("../../../OPERATORS.md")),
+    ("PIPELINE.md", include_str!("../../../PIPELINE.md")),
     ("guest-sdk/rust/Cargo.toml", include_str!("../../../guest-sdk/rust/Cargo.toml")),
     ("guest-sdk/rust-derive/Cargo.toml", include_str!("../../../guest-sdk/rust-derive/Cargo.toml")),
 ];

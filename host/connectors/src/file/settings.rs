@@ -80,8 +80,8 @@ pub(super) fn format(
         if under.zip(key).is_some_and(|(under, key)| under.contains_key(key)) {
             return error.inside("options");
         }
-        // Beside the connector's own settings its names are right, too.
-        if !error.candidates.is_empty() && error.path.first() != Some(&"format".to_owned()) {
+        // Where the name of a setting is wrong, those of the connector, which stand beside it, would be right, too.
+        if error.name.is_some() && error.path.first().is_none_or(|key| Some(key) == error.name.as_ref()) {
             error.candidates.extend(own.iter().map(|&name| name.to_owned()));
         }
         error

@@ -134,5 +134,6 @@ pub(crate) fn choice<T: Copy>(report: &mut Report, entry: &Entry, choices: &[(&s
         None => error.label("not known"),
     };
     error.help(format!("`{}` is one of {}", entry.key, listed(&words)));
+    error.candidates = words.iter().map(|&word| word.to_owned()).collect();
     None
 }
