@@ -179,6 +179,7 @@ fn the_reference_has_the_defaults_and_limits_of_the_code() {
         ("ticks_in_flight", options.ticks_in_flight.to_string()),
         ("tick_memory", mib(options.tick_bytes)),
         ("edge_memory", mib(options.edge_bytes)),
+        ("buffer_memory", mib(options.buffer_bytes)),
     ] {
         let row = format!("| `{name}` | {default} |");
         assert!(section_of(&text, "Options").contains(&row), "the options lack {row}");
@@ -200,6 +201,30 @@ fn the_reference_has_the_defaults_and_limits_of_the_code() {
     for (what, limit) in [("rows in a batch", limits::BATCH_ROWS_MAX), ("key groups", limits::KEY_GROUPS as usize)] {
         assert!(table.contains(&format!("| {what} | {limit} |")), "the limits lack {what}");
     }
+}
+
+#[test]
+fn links_lead_somewhere() {
+    for file in ["README.md", "PIPELINE.md", "OPERATORS.md", "ARCHITECTURE.md", "CONTRIBUTING.md"] {
+        let text = read(file);
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            let (path, anchor) = link.split_once('#').unwrap_or((link, ""));
+            if path.contains("://") {
+                continue;
+            }
+            let target = if path.is_empty() { file } else { path };
+            assert!(root().join(target).exists(), "{file}: there is no {target}");
+            let found = anchor.is_empty() || anchors_of(&read(target)).contains(anchor);
+            assert!(found, "{file}: {target} has no heading for #{anchor}");
+        }
+    }
+}
+
+/// What headings are called in links: small letters, `-` for spaces, nothing for signs.
+fn anchors_of(text: &str) -> BTreeSet<String> {
+    let titles = text.lines().filter(|line| line.starts_with('#')).map(|line| line.trim_start_matches('#').trim());
+    let letters = |title: &str| title.to_lowercase().replace(' ', "-");
+    titles.map(|t| letters(t).chars().filter(|c| c.is_alphanumeric() || *c == '-').collect()).collect()
 }
 
 /// 10000 as `10,000`.
@@ -242,7 +267,8 @@ fn yaml_blocks(text: &str) -> Vec<(usize, String, String)> {
 
 /// What stands between the heading with this title and the next heading of any level.
 fn section_of(text: &str, title: &str) -> String {
-    let mut lines = text.lines().skip_while(|line| line.trim_start_matches('#').trim() != title || !line.starts_with('#'));
+    let mut lines =
+        text.lines().skip_while(|line| line.trim_start_matches('#').trim() != title || !line.starts_with('#'));
     assert!(lines.next().is_some(), "there is no section `{title}`");
     let mut fenced = false;
     let own = lines.take_while(|line| {
@@ -314,7 +340,14 @@ impl Catalog for Shown {
     }
     fn process(&self, node: ProcessNode) -> Result<Built, ConfigError> {
         let ProcessNode { name: _, logic, inputs, keys, config, on_error } = node;
-        tidemill_engine::process::node(ProcessSpec { logic, inputs, keys, config, on_error, state: Arc::new(HeapFactory) })
+        tidemill_engine::process::node(ProcessSpec {
+            logic,
+            inputs,
+            keys,
+            config,
+            on_error,
+            state: Arc::new(HeapFactory),
+        })
     }
     fn expression(
         &self,
@@ -327,7 +360,10 @@ impl Catalog for Shown {
     }
     fn window(&self, node: WindowNode, input: &SchemaRef) -> Result<Built, ConfigError> {
         let WindowNode { size_ms, offset_ms, allowed_lateness_ms, keys: key, aggregates, .. } = node;
-        tidemill_engine::windows::tumbling(TumblingSpec { size_ms, offset_ms, allowed_lateness_ms, key, aggregates }, input)
+        tidemill_engine::windows::tumbling(
+            TumblingSpec { size_ms, offset_ms, allowed_lateness_ms, key, aggregates },
+            input,
+        )
     }
     fn variable(&self, _: &str) -> Option<String> {
         None

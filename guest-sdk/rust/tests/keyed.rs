@@ -357,3 +357,40 @@ fn state_of_another_type_is_a_clear_error() {
     assert!(error.starts_with("the stored value of state `open` is no keyed::Open: "), "{error}");
     assert!(error.contains("raise #[state(version)]"), "{error}");
 }
+
+/// Says something a while after a user's first click, by the clock.
+#[derive(Keyed)]
+struct Remind {
+    clicks: Value<u32>,
+}
+
+impl KeyedOperator for Remind {
+    type In<'a> = Click<'a>;
+    type Out<'a> = Alarm;
+
+    fn process(&mut self, _: Click<'_>, ctx: &mut Context<Self>) -> Result<()> {
+        if !self.clicks.is_set() {
+            ctx.set_processing_timer(ctx.processing_time() + 10);
+        }
+        self.clicks.set(self.clicks.get_or_default() + 1);
+        Ok(())
+    }
+
+    fn on_timer(&mut self, timer: Timer<()>, ctx: &mut Context<Self>) -> Result<()> {
+        ensure!(timer.domain == Domain::Processing, "no other timers are set");
+        ctx.emit(Alarm { total: timer.time });
+        Ok(())
+    }
+}
+
+/// As in a job: such rows have no event time, whatever time their key's rows had, and the end of input does not fire them.
+#[test]
+fn processing_timers_emit_rows_without_event_time() {
+    let mut driver = TestDriver::<Remind>::new().key(["user"]).open().unwrap();
+    driver.push_at(5, click("ada", 1));
+    driver.processing_time(9);
+    driver.finish();
+    assert_eq!(driver.rows(), []);
+    driver.processing_time(10);
+    assert_eq!(driver.timed_rows(), [(None, Alarm { total: 10 })]);
+}

@@ -84,7 +84,14 @@ pub struct Diagnostic {
 impl Diagnostic {
     fn new(severity: Severity, span: Option<&Span>, message: &str, file: &Arc<SourceFile>) -> Self {
         let labels = span.iter().map(|span| Label { span: file.first_line(span), text: String::new() }).collect();
-        Self { severity, message: mask_controls(message), labels, help: None, candidates: Vec::new(), file: file.clone() }
+        Self {
+            severity,
+            message: mask_controls(message),
+            labels,
+            help: None,
+            candidates: Vec::new(),
+            file: file.clone(),
+        }
     }
 
     /// What is said at the place itself.

@@ -219,6 +219,9 @@ mod tests {
         let krate = folder.path().join("my-orders");
         create(&krate).unwrap();
         assert!(krate.join(".gitignore").is_file() && krate.join("pipeline.yaml").is_file());
+        // The SDK's own tests include the guide from where it lies in the repository.
+        assert!(krate.join("sdk/guest-sdk/rust/src/../../../OPERATORS.md").is_file());
+        assert!(krate.join("sdk/PIPELINE.md").is_file());
         fs::copy(Path::new(ROOT).join("Cargo.lock"), krate.join("Cargo.lock")).unwrap();
         // Kept between runs beside what this test was built to.
         let exe = std::env::current_exe().unwrap();

@@ -351,7 +351,8 @@ impl<O: Operator> TestDriver<O> {
         let call = DueTimers { domain, key_index: &distinct.index, times: &times, keys, now: self.now };
         let effects = or_panic(self.instance().on_timers(call));
         let outputs = self.apply(effects, &distinct.keys, None);
-        let times: Vec<Option<i64>> = due.iter().map(|(time, _)| Some(*time)).collect();
+        // As with the host: what a processing-time timer emits has no event time of its own.
+        let times: Vec<Option<i64>> = due.iter().map(|(time, _)| (domain == Domain::Event).then_some(*time)).collect();
         self.emit(outputs, &times);
     }
 

@@ -81,6 +81,8 @@ fn check(expr: &Expr, schema: &Schema, function: &dyn Fn(&str) -> Result<(), Con
         Expr::Subquery(_) | Expr::Exists { .. } | Expr::InSubquery { .. } => {
             Err(ConfigError::new(&[], "a query can't be used here: an expression sees one row"))
         }
+        Expr::CompoundFieldAccess { .. } => Err(ConfigError::new(&[], "brackets can't be used here")
+            .with_help("a field of a struct is `column.field`, or `get_field(column, 'field')`")),
         Expr::Value(value) if matches!(value.value, Value::Placeholder(_)) => {
             Err(ConfigError::new(&[], format!("`{value}` has no value: placeholders can't be used here")))
         }

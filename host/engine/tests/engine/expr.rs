@@ -142,6 +142,11 @@ fn wrong_expressions_are_explained_in_the_users_words() {
         (Some("id >"), None, "where: `id >` is not a SQL expression: Expected: an expression, found: EOF"),
         (Some("id > 1 id"), None, "where: `id > 1 id` is not a SQL expression: `id` is out of place"),
         (Some("id = (SELECT 1)"), None, "where: a query can't be used here: an expression sees one row"),
+        (
+            Some("name['first'] = 'a'"),
+            None,
+            "where: brackets can't be used here [a field of a struct is `column.field`, or `get_field(column, 'field')`]",
+        ),
         (Some("id = $1"), None, "where: `$1` has no value: placeholders can't be used here"),
         (
             Some("random() > 0.5"),
