@@ -4,6 +4,7 @@
 pub mod build_cmd;
 pub mod catalog;
 pub mod check;
+pub mod guest_metrics;
 pub mod inspect;
 pub mod new;
 pub mod progress;

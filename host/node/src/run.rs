@@ -12,6 +12,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use tidemill_runtime::{JobHandle, start};
 
 use crate::check::{EXIT_BAD_PIPELINE, load_or_report};
+use crate::guest_metrics::GuestMetrics;
 use crate::progress::{Progress, first_row_ms};
 use crate::summary::{Summary, text};
 
@@ -50,6 +51,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     let workers = args.workers.map_or(processors, usize::from);
     let before_job = began.elapsed();
+    let guests = GuestMetrics::install();
     let job = match start(loaded.plan, workers) {
         Ok(job) => job,
         Err(fault) => return Ok(failed(&fault)),
@@ -63,7 +65,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         Ok(done) => {
             let summary = Summary::new(&done, first_row);
             if !args.quiet {
-                eprint!("{}", text(&summary, done.ending, metrics.metrics()));
+                eprint!("{}", text(&summary, done.ending, metrics.metrics(), &guests));
             }
             if args.summary == Style::Json {
                 println!("{}", serde_json::to_string(&summary)?);

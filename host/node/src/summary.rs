@@ -7,6 +7,8 @@ use serde::Serialize;
 use tidemill_runtime::metrics::NodeRole;
 use tidemill_runtime::{Ending, JobMetrics, JobSummary};
 
+use crate::guest_metrics::GuestMetrics;
+
 /// The line that `--summary json` prints last. Units are in the names; latencies are null without rows.
 #[derive(Debug, Serialize)]
 pub struct Summary {
@@ -51,7 +53,7 @@ fn process_usage() -> (Duration, u64) {
 }
 
 /// For people: one line for the whole, one for each node.
-pub fn text(summary: &Summary, ending: Ending, metrics: &JobMetrics) -> String {
+pub fn text(summary: &Summary, ending: Ending, metrics: &JobMetrics, guests: &GuestMetrics) -> String {
     let mut out = String::new();
     let how = match ending {
         Ending::Finished => "finished",
@@ -90,6 +92,9 @@ pub fn text(summary: &Summary, ending: Ending, metrics: &JobMetrics) -> String {
         }
         for (name, n) in node.counters() {
             let _ = write!(line, ", {name} {}", count(n));
+        }
+        for (name, value) in guests.of(&node.name) {
+            let _ = write!(line, ", {name} {value}");
         }
         let _ = writeln!(out, "{line}");
     }
