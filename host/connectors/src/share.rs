@@ -13,9 +13,13 @@ pub(crate) struct Share {
 }
 
 impl Share {
-    pub(crate) fn splits(of: usize) -> Vec<Split> {
+    /// `rows`: of the whole source, `None` without end.
+    pub(crate) fn splits(of: usize, rows: Option<u64>) -> Vec<Split> {
         let of = of.max(1) as u64;
-        let split = |index: u64| Split { id: format!("{index}/{of}"), spec: Self { index, of }.encode() };
+        let split = |index: u64| {
+            let share = Self { index, of };
+            Split { id: format!("{index}/{of}"), spec: share.encode(), size: rows.map(|rows| share.count(rows)) }
+        };
         (0..of).map(split).collect()
     }
 
@@ -69,8 +73,9 @@ mod tests {
         for of in 1..6 {
             for rows in 0..20 {
                 let mut all = Vec::new();
-                for split in Share::splits(of) {
+                for split in Share::splits(of, Some(rows)) {
                     let share = Share::decode(&split.spec).unwrap();
+                    assert_eq!(split.size, Some(share.count(rows)));
                     all.extend((0..share.count(rows)).map(|nth| share.row(nth)));
                 }
                 all.sort_unstable();

@@ -15,6 +15,8 @@ pub enum FaultKind {
     Config,
     /// The world outside: a file, a disk, a socket.
     Io,
+    /// Nobody reads the output any more, as in `... | head`: the end, but nobody's mistake.
+    Closed,
     /// Tidemill itself.
     Internal,
 }

@@ -33,4 +33,6 @@ pub trait Sink: Send + Sync {
     fn accepts(&self, schema: &SchemaRef) -> Result<(), Fault>;
     fn open(&self, worker: usize, workers: usize, schema: SchemaRef) -> Result<Box<dyn SinkWriter>, Fault>;
     fn commit(&self, committables: &[Committable]) -> Result<(), Fault>;
+    /// Throws away what was prepared and will never be committed, as far as that can be done.
+    fn discard(&self, _committables: &[Committable]) {}
 }

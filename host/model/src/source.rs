@@ -17,6 +17,9 @@ pub struct Split {
     pub id: String,
     /// What the connector needs to open it, in its own encoding.
     pub spec: Vec<u8>,
+    /// How much there is to read, in the unit of [`SplitReader::progress`] (bytes, or rows of a generator), as far
+    /// as it is known when the job starts.
+    pub size: Option<u64>,
 }
 
 /// A place in a split, in the connector's own encoding. Empty = the beginning.
@@ -48,9 +51,9 @@ pub trait SplitReader: Send {
     fn poll(&mut self, budget: ReadBudget) -> Result<Polled, Fault>;
     /// Behind the last row returned.
     fn position(&self) -> Position;
-    /// Bytes read and, if known, bytes in all: for the share done.
-    fn progress(&self) -> (u64, Option<u64>) {
-        (0, None)
+    /// How much of the split's `size` has been read: for the share done. Never less than before.
+    fn progress(&self) -> u64 {
+        0
     }
 }
 

@@ -13,6 +13,9 @@ use tidemill_model::{Fault, Plan, limits};
 
 use crate::metrics::JobMetrics;
 
+/// How long a job that has failed waits for the threads of its sinks: a batch may be on its way to a slow disk.
+const WRITERS_END: Duration = Duration::from_secs(2);
+
 /// What all workers of a job share.
 pub(crate) struct Shared {
     pub plan: Plan,
@@ -31,6 +34,8 @@ pub(crate) struct Shared {
     fault: Mutex<Option<Fault>>,
     /// What sinks have prepared, by node (the dead-letter sink has the number after the last node).
     pub prepared: Mutex<Vec<(usize, Vec<Committable>)>>,
+    /// Threads of sinks.
+    pub writers: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl Shared {
@@ -96,7 +101,7 @@ pub fn start(plan: Plan, workers: usize) -> Result<JobHandle, Fault> {
         });
     }
     let edge_bytes = plan.edge_bytes(workers)?;
-    let metrics = JobMetrics::new(&plan, workers);
+    let metrics = JobMetrics::new(&plan, &splits, workers);
     let epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let shared = Arc::new(Shared {
         plan,
@@ -110,6 +115,7 @@ pub fn start(plan: Plan, workers: usize) -> Result<JobHandle, Fault> {
         aborted: AtomicBool::new(false),
         fault: Mutex::new(None),
         prepared: Mutex::new(Vec::new()),
+        writers: Mutex::new(Vec::new()),
     });
     let for_workers = shared.clone();
     let supervisor = std::thread::Builder::new()
@@ -132,18 +138,32 @@ fn supervise(shared: &Arc<Shared>) {
         }
         Err(error) => shared.fail(Fault::internal(format!("the workers did not start: {error}"))),
     }
-    if !shared.is_aborted() {
-        commit(shared);
+    wait_for_writers(shared);
+    end_sinks(shared);
+}
+
+/// Writers of a job that has failed remove what they wrote. One that is stuck in a write is left alone.
+fn wait_for_writers(shared: &Shared) {
+    let deadline = Instant::now() + WRITERS_END;
+    for writer in shared.writers.lock().expect("no panic while held").drain(..) {
+        while !writer.is_finished() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 }
 
-fn commit(shared: &Shared) {
+/// Commits what was prepared, or throws it away if the job or a commit has failed.
+fn end_sinks(shared: &Shared) {
     let prepared = std::mem::take(&mut *shared.prepared.lock().expect("no panic while held"));
     for (node, committables) in prepared {
         let (name, sink) = sink_of(shared, node);
-        if let Err(fault) = sink.commit(&committables) {
+        if !shared.is_aborted()
+            && let Err(fault) = sink.commit(&committables)
+        {
             shared.fail(fault.at(&name));
-            return;
+        }
+        if shared.is_aborted() {
+            sink.discard(&committables);
         }
     }
 }

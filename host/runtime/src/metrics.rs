@@ -5,7 +5,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 
 use hdrhistogram::Histogram;
-use tidemill_model::plan::{NodeKind, Plan};
+use tidemill_model::plan::{Node, NodeKind, Plan};
+use tidemill_model::source::Split;
 use tidemill_model::time::WATERMARK_MIN;
 
 /// One node on one worker.
@@ -23,9 +24,8 @@ pub struct NodeMetrics {
     pub held: AtomicU64,
     /// Event-time watermark in ms.
     pub watermark: AtomicI64,
-    /// Sources: bytes read, and bytes in all or 0 if unknown.
-    pub bytes_read: AtomicU64,
-    pub bytes_total: AtomicU64,
+    /// Sources: how much of [`NodeInfo::size`] has been read.
+    pub progress: AtomicU64,
     /// The operator's own counters.
     pub counters: Mutex<BTreeMap<&'static str, u64>>,
 }
@@ -42,8 +42,7 @@ impl Default for NodeMetrics {
             blocked: zero(),
             held: zero(),
             watermark: AtomicI64::new(WATERMARK_MIN),
-            bytes_read: zero(),
-            bytes_total: zero(),
+            progress: zero(),
             counters: Mutex::default(),
         }
     }
@@ -71,6 +70,9 @@ pub struct JobMetrics {
 pub struct NodeInfo {
     pub name: String,
     pub role: NodeRole,
+    /// Sources: how much there is to read in all splits, in the source's unit; `None` without end, or if a split
+    /// does not say.
+    pub size: Option<u64>,
     /// By worker.
     pub workers: Vec<NodeMetrics>,
 }
@@ -97,18 +99,23 @@ impl NodeInfo {
 }
 
 impl JobMetrics {
-    pub(crate) fn new(plan: &Plan, workers: usize) -> Self {
-        let info = |node: &tidemill_model::plan::Node| NodeInfo {
+    /// `splits`: of each node.
+    pub(crate) fn new(plan: &Plan, splits: &[Vec<Split>], workers: usize) -> Self {
+        let info = |(node, splits): (&Node, &Vec<Split>)| NodeInfo {
             name: node.name.clone(),
             role: match node.kind {
                 NodeKind::Source { .. } => NodeRole::Source,
                 NodeKind::Operator { .. } => NodeRole::Operator,
                 NodeKind::Sink { .. } => NodeRole::Sink,
             },
+            size: match &node.kind {
+                NodeKind::Source { source, .. } if source.bounded() => splits.iter().map(|split| split.size).sum(),
+                _ => None,
+            },
             workers: (0..workers).map(|_| NodeMetrics::default()).collect(),
         };
         Self {
-            nodes: plan.nodes.iter().map(info).collect(),
+            nodes: plan.nodes.iter().zip(splits).map(info).collect(),
             // 1 µs to 10 min with two digits: 60 kB, enough to tell 19 ms from 20.
             latency: Mutex::new(Histogram::new_with_bounds(1, 600_000_000, 2).expect("bounds are valid")),
             first_row_ns: AtomicU64::new(0),
@@ -119,9 +126,9 @@ impl JobMetrics {
         self.nodes.iter().filter(|n| n.role == role).map(|n| n.sum(get)).sum()
     }
 
-    /// Rows read by sources.
+    /// Rows read by sources, those among them that were rejected at once included.
     pub fn rows_in(&self) -> u64 {
-        self.role_sum(NodeRole::Source, |n| &n.rows_out)
+        self.role_sum(NodeRole::Source, |n| &n.rows_out) + self.role_sum(NodeRole::Source, |n| &n.rows_dead)
     }
 
     /// Rows written by sinks.
@@ -145,10 +152,14 @@ impl JobMetrics {
         self.nodes.iter().filter(seen).map(NodeInfo::watermark).min()
     }
 
-    /// Share of the input read, for bounded input of known size.
+    /// Share of the input read, 0 to 1: of the source that is furthest behind, since sources count in units of their
+    /// own. `None` if a source has no end, or does not know how much it will read.
     pub fn share_done(&self) -> Option<f64> {
-        let total = self.role_sum(NodeRole::Source, |n| &n.bytes_total);
-        let read = self.role_sum(NodeRole::Source, |n| &n.bytes_read);
-        (total > 0).then(|| (read as f64 / total as f64).min(1.0))
+        let sources = self.nodes.iter().filter(|n| n.role == NodeRole::Source);
+        let share = |node: &NodeInfo| match node.size? {
+            0 => Some(1.0),
+            size => Some((node.sum(|m| &m.progress) as f64 / size as f64).min(1.0)),
+        };
+        sources.map(share).try_fold(1.0, |least: f64, share| Some(least.min(share?)))
     }
 }

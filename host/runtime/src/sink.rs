@@ -248,8 +248,9 @@ impl WriterThread {
                 let _ = wake.activate();
             }
         });
-        if let Err(error) = spawned {
-            shared.fail(Fault::io(format!("no thread for a sink: {error}")));
+        match spawned {
+            Ok(thread) => shared.writers.lock().expect("no panic while held").push(thread),
+            Err(error) => shared.fail(Fault::io(format!("no thread for a sink: {error}"))),
         }
         Self { tasks: Some(tasks), offered: 0, written, done, finishing: false }
     }
@@ -289,6 +290,7 @@ fn run_writer(
             break;
         }
         match tasks.recv() {
+            Ok(_) if books.shared.is_aborted() => break,
             Ok(Task::Write(batch)) => {
                 if !books.attempt(|books| books.write(&mut *writer, &batch)) {
                     break;

@@ -206,9 +206,6 @@ impl SourceState {
             let rows = Batch::new(dead::to_rows(&dead));
             self.dead_out.activate().session_with_builder(&self.caps[1]).give(rows);
         }
-        let (read, total) = self.readers.progress();
-        self.metrics().bytes_read.store(read, Relaxed);
-        self.metrics().bytes_total.store(total, Relaxed);
         let Some(mut batch) = batch else { return };
         batch.entered_ns = self.context.shared.elapsed_ns();
         self.gauge.charge(&mut batch);
@@ -241,10 +238,12 @@ pub struct SplitReaders {
     on_error: OnError,
     waiting: VecDeque<Split>,
     open: VecDeque<OpenSplit>,
-    ended_bytes: u64,
+    /// Progress of the splits that have ended.
+    ended: u64,
 }
 
 struct OpenSplit {
+    id: String,
     reader: Box<dyn SplitReader>,
     watermark: SplitWatermark,
 }
@@ -264,7 +263,7 @@ impl SplitReaders {
             on_error: *on_error,
             waiting: own.cloned().collect(),
             open: VecDeque::new(),
-            ended_bytes: 0,
+            ended: 0,
         }
     }
 
@@ -273,6 +272,7 @@ impl SplitReaders {
         let read = self.poll_splits();
         let metrics = &self.context.shared.metrics.nodes[self.node].workers[self.context.worker];
         metrics.busy_ns.fetch_add(started.elapsed().as_nanos() as u64, Relaxed);
+        metrics.progress.store(self.ended + self.open.iter().map(|s| s.reader.progress()).sum::<u64>(), Relaxed);
         read
     }
 
@@ -295,7 +295,7 @@ impl SplitReaders {
                     wait_ms = wait_ms.min((until_ms - now_ms).max(1) as u64);
                     self.open.push_back(split);
                 }
-                Polled::End => self.ended_bytes += split.reader.progress().0,
+                Polled::End => self.ended += split.reader.progress(),
             }
         }
         if !self.open.is_empty() {
@@ -312,7 +312,7 @@ impl SplitReaders {
             let strategy =
                 self.event_time.map_or(WatermarkStrategy { delay_ms: 0, idle_after_ms: None }, |e| e.strategy);
             let watermark = SplitWatermark::new(strategy, self.context.shared.processing_ms());
-            self.open.push_back(OpenSplit { reader, watermark });
+            self.open.push_back(OpenSplit { id: split.id, reader, watermark });
         }
         Ok(())
     }
@@ -337,6 +337,7 @@ impl SplitReaders {
         };
         for row in &mut dead {
             row.operator.clone_from(name);
+            row.file.get_or_insert_with(|| split.id.clone());
         }
         match dead.first() {
             Some(row) if self.on_error == OnError::Fail => Err(rejected(row)),
@@ -354,17 +355,6 @@ impl SplitReaders {
             return SourceTime::Active(WATERMARK_MIN);
         }
         combine(self.open.iter().map(|s| s.watermark.at(now_ms)))
-    }
-
-    /// Bytes read, and bytes in all (0 = unknown).
-    fn progress(&self) -> (u64, u64) {
-        let (mut read, mut total) = (self.ended_bytes, self.ended_bytes);
-        for split in &self.open {
-            let (done, all) = split.reader.progress();
-            read += done;
-            total += all.unwrap_or(0);
-        }
-        (read, total)
     }
 }
 

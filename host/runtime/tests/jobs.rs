@@ -37,12 +37,20 @@ struct Numbers {
     modulo: i64,
 }
 
+impl Numbers {
+    fn split(&self, i: usize) -> Split {
+        let rows = (self.rows - i as i64).max(0) as u64;
+        let size = (!self.endless).then(|| rows.div_ceil(self.splits as u64));
+        Split { id: i.to_string(), spec: vec![i as u8], size }
+    }
+}
+
 impl Source for Numbers {
     fn schema(&self) -> SchemaRef {
         schema()
     }
     fn splits(&self, _workers: usize) -> Result<Vec<Split>, Fault> {
-        Ok((0..self.splits).map(|i| Split { id: i.to_string(), spec: vec![i as u8] }).collect())
+        Ok((0..self.splits).map(|i| self.split(i)).collect())
     }
     fn open(&self, split: &Split, _position: &Position) -> Result<Box<dyn SplitReader>, Fault> {
         Ok(Box::new(NumbersReader { next: i64::from(split.spec[0]), source: self.clone() }))
@@ -71,6 +79,9 @@ impl SplitReader for NumbersReader {
     }
     fn position(&self) -> Position {
         Position(self.next.to_le_bytes().to_vec())
+    }
+    fn progress(&self) -> u64 {
+        self.next as u64 / self.source.splits as u64
     }
 }
 
@@ -422,6 +433,36 @@ fn stall(edge_bytes: usize, buffer_bytes: usize) {
     let summary = job.wait().unwrap();
     assert_eq!(summary.ending, Ending::Stopped);
     assert_eq!(summary.rows_out, summary.rows_in * 100, "what was read before the stop was processed");
+}
+
+#[test]
+fn the_share_done_counts_splits_that_are_still_to_come() {
+    for workers in [1, 2] {
+        let mut setup = Setup { blocks: true, ..Setup::new(100_000, Behaviour::Fail) };
+        (setup.source.splits, setup.source.modulo) = (100, 5000);
+        setup.options.edge_bytes = 1 << 16;
+        let (plan, seen, _) = setup.plan();
+        *seen.closed.lock().unwrap() = true;
+        let job = start(plan, workers).unwrap();
+        while job.metrics().rows_in() < 2000 {
+            std::thread::yield_now();
+        }
+        // The sink is stuck, so that no more than a few batches can be on their way.
+        let share = job.metrics().share_done().unwrap();
+        assert!((0.02..0.6).contains(&share), "{share} with {workers} workers");
+        *seen.closed.lock().unwrap() = false;
+        seen.opened.notify_all();
+        let metrics = job.metrics_handle();
+        job.wait().unwrap();
+        assert_eq!(metrics.metrics().share_done(), Some(1.0));
+    }
+    let mut endless = Setup::new(0, Behaviour::Fail);
+    endless.source.endless = true;
+    endless.source.modulo = 5000;
+    let job = start(endless.plan().0, 1).unwrap();
+    assert_eq!(job.metrics().share_done(), None, "there is no share of an endless input");
+    job.stop();
+    job.wait().unwrap();
 }
 
 #[test]

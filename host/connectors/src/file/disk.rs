@@ -21,19 +21,24 @@ impl ByteCount {
 }
 
 pub(super) struct InputFile {
-    file: File,
+    file: Arc<File>,
     count: ByteCount,
 }
 
 impl InputFile {
     pub(super) fn open(path: &Path, count: ByteCount) -> io::Result<Self> {
-        Ok(Self { file: File::open(path)?, count })
+        Ok(Self { file: Arc::new(File::open(path)?), count })
+    }
+
+    /// The same open file, whatever its name has become.
+    pub(super) fn handle(&self) -> Arc<File> {
+        self.file.clone()
     }
 }
 
 impl Read for InputFile {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let got = self.file.read(buffer)?;
+        let got = (&*self.file).read(buffer)?;
         self.count.add(got);
         Ok(got)
     }
@@ -41,7 +46,7 @@ impl Read for InputFile {
 
 impl Seek for InputFile {
     fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
-        self.file.seek(to)
+        (&*self.file).seek(to)
     }
 }
 

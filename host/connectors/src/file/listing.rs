@@ -33,8 +33,9 @@ impl Pattern {
             Ok(_) => files.push(path),
             Err(e) if e.kind() == io::ErrorKind::NotFound && self.is_glob() => self.matches(&mut files)?,
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                return Err(Fault::config(format!("there is no file or directory `{}`", self.text))
-                    .with_help(format!("it was looked for at {}", path.display())));
+                return Err(Fault::config(format!("there is no file or directory `{}`", self.text)).with_help(
+                    format!("it was looked for at {}", std::path::absolute(&path).unwrap_or(path).display()),
+                ));
             }
             Err(e) => return Err(unreadable(&path, &e)),
         }

@@ -88,6 +88,13 @@ impl Sink for FileSink {
         let sync = |directory: &PathBuf| File::open(directory).and_then(|d| d.sync_all());
         directories.iter().try_for_each(|d| sync(d).map_err(|e| directory_fault(d, &e)))
     }
+
+    fn discard(&self, committables: &[Committable]) {
+        for part in committables.iter().filter_map(|c| serde_json::from_slice::<Part>(&c.0).ok()) {
+            // What cannot be removed stays hidden.
+            let _ = fs::remove_file(part.hidden);
+        }
+    }
 }
 
 /// A file under its hidden and under its final name.

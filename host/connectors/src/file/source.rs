@@ -1,5 +1,6 @@
 //! The source end of `file`: a split is a file or a byte range of one.
 
+use std::fs::{File, Metadata};
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -47,8 +48,14 @@ fn as_config(fault: Fault) -> ConfigError {
 fn infer(pattern: &Pattern, format: &FormatRef) -> Result<SchemaRef, Fault> {
     let mut last = Fault::config("no file to tell the columns from");
     for path in pattern.files()? {
+        if std::fs::metadata(&path).is_ok_and(|about| !about.is_file()) {
+            let name = pattern.show(&path);
+            return Err(Fault::config(format!("`{name}` can be read only once, so that its columns cannot be told"))
+                .with_help("declare its `columns:`"));
+        }
         let part = Part { path, start: 0, end: u64::MAX };
-        match format.infer(part.section(pattern, ByteCount::default())?) {
+        let input = part.open(pattern, ByteCount::default())?;
+        match format.infer(part.section(pattern, input)) {
             Err(fault) if fault.kind == FaultKind::Config => last = fault,
             other => return other,
         }
@@ -71,9 +78,11 @@ impl Source for FileSource {
     fn splits(&self, _workers: usize) -> Result<Vec<Split>, Fault> {
         let mut splits = Vec::new();
         for path in self.pattern.files()? {
-            let length = std::fs::metadata(&path).map_err(|e| open_fault(&self.pattern.show(&path), &e))?.len();
+            let about = std::fs::metadata(&path).map_err(|e| open_fault(&self.pattern.show(&path), &e))?;
+            // A pipe or a device is read to its end.
+            let length = if about.is_file() { about.len() } else { u64::MAX };
             let name = self.pattern.show(&path).into_owned();
-            let whole = Compression::of(&name) != Compression::None || !self.format.splittable();
+            let whole = !about.is_file() || Compression::of(&name) != Compression::None || !self.format.splittable();
             match self.split_bytes.filter(|&bytes| !whole && length > bytes) {
                 None => splits.push(Part { path, start: 0, end: length }.split(name)?),
                 Some(bytes) => {
@@ -100,6 +109,7 @@ impl Source for FileSource {
             schema: self.schema.clone(),
             part,
             state: State::Closed,
+            file: None,
             position: skip,
             count: ByteCount::default(),
             row_bytes: None,
@@ -111,7 +121,7 @@ impl Source for FileSource {
     }
 }
 
-/// Rows that begin in a range of bytes of a file.
+/// Rows that begin in a range of bytes of a file; `end` is `u64::MAX` where nobody knows the length.
 #[derive(Clone, Debug, PartialEq)]
 struct Part {
     path: PathBuf,
@@ -128,7 +138,7 @@ impl Part {
         spec.extend_from_slice(&self.start.to_le_bytes());
         spec.extend_from_slice(&self.end.to_le_bytes());
         spec.extend_from_slice(path.as_bytes());
-        Ok(Split { id, spec })
+        Ok(Split { id, spec, size: self.size() })
     }
 
     fn decode(spec: &[u8]) -> Result<Self, Fault> {
@@ -141,11 +151,34 @@ impl Part {
         decoded().ok_or_else(|| Fault::internal("the description of a file split is damaged"))
     }
 
-    fn section(&self, pattern: &Pattern, count: ByteCount) -> Result<Section, Fault> {
+    fn size(&self) -> Option<u64> {
+        (self.end != u64::MAX).then(|| self.end - self.start)
+    }
+
+    fn open(&self, pattern: &Pattern, count: ByteCount) -> Result<InputFile, Fault> {
+        InputFile::open(&self.path, count).map_err(|e| open_fault(&pattern.show(&self.path), &e))
+    }
+
+    fn section(&self, pattern: &Pattern, input: InputFile) -> Section {
         let name = pattern.show(&self.path).into_owned();
-        let input = InputFile::open(&self.path, count).map_err(|e| open_fault(&name, &e))?;
         let compression = Compression::of(&name);
-        Ok(Section { name, input: Box::new(input), start: self.start, end: self.end, compression })
+        Section { name, input: Box::new(input), start: self.start, end: self.end, compression }
+    }
+}
+
+/// `None` for what is no regular file.
+fn length(file: &File) -> Option<u64> {
+    file.metadata().ok().filter(Metadata::is_file).map(|about| about.len())
+}
+
+/// Rows that were cut off behind our back may be half rows, and those behind them are lost.
+fn check_length(name: &str, part: &Part, file: &File) -> Result<(), Fault> {
+    match length(file) {
+        Some(length) if part.end != u64::MAX && length < part.end => {
+            let message = format!("`{name}` has shrunk while it was read, from {} bytes or more to {length}", part.end);
+            Err(Fault::io(message).with_help("let files be complete before a job reads them, and leave them alone"))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -171,6 +204,8 @@ struct FileReader {
     schema: SchemaRef,
     part: Part,
     state: State,
+    /// The file that the reader reads.
+    file: Option<Arc<File>>,
     position: u64,
     count: ByteCount,
     /// Of the last rows, in memory.
@@ -180,13 +215,18 @@ struct FileReader {
 impl SplitReader for FileReader {
     fn poll(&mut self, budget: ReadBudget) -> Result<Polled, Fault> {
         if let State::Closed = self.state {
-            let section = self.part.section(&self.pattern, self.count.clone())?;
+            let input = self.part.open(&self.pattern, self.count.clone())?;
+            self.file = Some(input.handle());
+            let section = self.part.section(&self.pattern, input);
             self.state = State::Open(self.format.reader(section, self.schema.clone(), self.position)?);
         }
         let State::Open(reader) = &mut self.state else { return Ok(Polled::End) };
         let fitting = self.row_bytes.map_or(FIRST_READ_ROWS, |bytes| budget.bytes / bytes.max(1));
         let Some(decoded) = reader.read(fitting.clamp(1, budget.rows.max(1)))? else {
             self.state = State::Ended;
+            if let Some(file) = self.file.take() {
+                check_length(&self.pattern.show(&self.part.path), &self.part, &file)?;
+            }
             return Ok(Polled::End);
         };
         self.position = reader.position();
@@ -200,11 +240,12 @@ impl SplitReader for FileReader {
         Position(self.position.to_le_bytes().to_vec())
     }
 
-    fn progress(&self) -> (u64, Option<u64>) {
-        let total = self.part.end - self.part.start;
-        match self.state {
-            State::Ended => (total, Some(total)),
-            _ => (self.count.get().min(total), Some(total)),
+    /// In bytes.
+    fn progress(&self) -> u64 {
+        let read = self.count.get();
+        match (self.part.size(), &self.state) {
+            (Some(size), State::Ended) => size,
+            (size, _) => read.min(size.unwrap_or(read)),
         }
     }
 }

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tidemill_model::config::{ConfigContext, read};
 use tidemill_model::format::{FormatRef, RowWriter};
 use tidemill_model::sink::{Committable, Sink, SinkWriter};
-use tidemill_model::{Batch, ConfigError, Fault};
+use tidemill_model::{Batch, ConfigError, Fault, FaultKind};
 
 use super::table::Table;
 
@@ -135,10 +135,12 @@ impl SinkWriter for StdoutWriter {
 }
 
 fn stdout_fault(error: &io::Error) -> Fault {
-    let fault = Fault::io(format!("cannot write to stdout: {error}"));
+    let message = format!("cannot write to stdout: {error}");
     match error.kind() {
-        io::ErrorKind::BrokenPipe => fault.with_help("the program that reads the output has ended"),
-        _ => fault,
+        io::ErrorKind::BrokenPipe => {
+            Fault::new(FaultKind::Closed, message).with_help("the program that reads the output has ended")
+        }
+        _ => Fault::io(message),
     }
 }
 
@@ -213,6 +215,7 @@ mod tests {
         let sink = build(&json!({}), &context, Arc::new(Mutex::new(Closed))).unwrap();
         let rows = batch(&[1], &[None]);
         let fault = sink.open(0, 1, rows.schema()).unwrap().write(&rows).unwrap_err();
+        assert_eq!(fault.kind, FaultKind::Closed);
         assert!(fault.message.starts_with("cannot write to stdout: "), "{fault}");
         assert!(fault.help.unwrap().contains("has ended"));
         let error = build(&json!({"format": "parquet"}), &context, Arc::new(Mutex::new(Closed))).map(drop).unwrap_err();

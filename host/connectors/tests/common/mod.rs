@@ -55,8 +55,7 @@ pub fn read_split(
                 }
                 Polled::Pending { .. } => panic!("no limit was set"),
                 Polled::End => {
-                    let (done, total) = reader.progress();
-                    assert_eq!(Some(done), total, "all is done at the end");
+                    assert_eq!(split.size, Some(reader.progress()), "all is done at the end");
                     assert!(matches!(reader.poll(budget)?, Polled::End), "the end stays");
                     return Ok((batches, rejected));
                 }

@@ -41,7 +41,7 @@ impl Source for Numbers {
         numbers_schema()
     }
     fn splits(&self, _workers: usize) -> Result<Vec<Split>, Fault> {
-        Ok((0..self.splits).map(|i| Split { id: i.to_string(), spec: vec![i as u8] }).collect())
+        Ok((0..self.splits).map(|i| Split { id: i.to_string(), spec: vec![i as u8], size: None }).collect())
     }
     fn open(&self, split: &Split, _position: &Position) -> Result<Box<dyn SplitReader>, Fault> {
         let (length, i) = (self.rows / self.splits, i64::from(split.spec[0]));
@@ -84,7 +84,8 @@ fn count_node(input: &SchemaRef) -> Built {
 
 fn window_node(input: &SchemaRef, lateness: i64) -> Built {
     let aggregates = vec![("n".to_owned(), "count(*)".to_owned())];
-    let spec = TumblingSpec { size_ms: 100, offset_ms: 0, allowed_lateness_ms: lateness, key: vec![0], aggregates };
+    let (key, on_error) = (vec![0], OnError::Fail);
+    let spec = TumblingSpec { size_ms: 100, offset_ms: 0, allowed_lateness_ms: lateness, key, aggregates, on_error };
     tumbling(spec, input).unwrap()
 }
 
@@ -154,7 +155,7 @@ fn unbounded_sources_run_for_a_time() {
             numbers_schema()
         }
         fn splits(&self, _workers: usize) -> Result<Vec<Split>, Fault> {
-            Ok(vec![Split { id: "0".into(), spec: vec![] }])
+            Ok(vec![Split { id: "0".into(), spec: vec![], size: None }])
         }
         fn open(&self, _split: &Split, _position: &Position) -> Result<Box<dyn SplitReader>, Fault> {
             Ok(Box::new(NumberReader { next: 0, end: i64::MAX, wait_until: None }))
@@ -186,7 +187,8 @@ fn pushing_to_what_is_no_source_is_an_error() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(32))]
+    // A case is a whole job: an eighth of the cases that are asked for.
+    #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases / 8, ..ProptestConfig::default() })]
 
     #[test]
     fn counts_do_not_depend_on_splits_workers_or_seed(
