@@ -8,8 +8,9 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use tidemill::catalog::Builtins;
 use tidemill_control::Catalog;
 use tidemill_engine::windows::{TumblingSpec, tumbling};
+use tidemill_model::fault::OnError;
 use tidemill_model::key::{KeyEncoder, Partitioner};
-use tidemill_model::logic::{KeyedIn, Logic, OpenContext, RowsIn};
+use tidemill_model::logic::{GuestLimits, KeyedIn, Logic, OpenContext, RowsIn};
 use tidemill_model::schema::project;
 use tidemill_model::time::Now;
 use tidemill_model::{Batch, Collector, DeadRow, OperatorContext, Progress};
@@ -37,7 +38,8 @@ fn bids(rows: usize) -> RecordBatch {
 fn guest(name: &str) -> Box<dyn Logic> {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/peers/target/operators.wasm");
     let builtins = Builtins::new().expect("a WASM engine");
-    let logic = builtins.logic(path.as_ref(), name).expect("build it with `tidemill build benches/operators`");
+    let logic = builtins.logic(path.as_ref(), name, GuestLimits::default());
+    let logic = logic.expect("build it with `tidemill build benches/operators`");
     let key_schema = Arc::new(Schema::new(vec![Field::new("auction", DataType::Int64, false)]));
     let context = OpenContext {
         operator: name.into(),
@@ -126,6 +128,7 @@ fn aggregates(c: &mut Criterion) {
             allowed_lateness_ms: 0,
             key: vec![0],
             aggregates: vec![("value".into(), call.into())],
+            on_error: OnError::Fail,
         };
         let built = tumbling(spec, &schema()).expect("the call is valid");
         let context = OperatorContext { node: "window".into(), worker: 0, workers: 1 };

@@ -46,6 +46,19 @@ pub fn run(pipeline: &str, variables: &[(&str, String)]) -> anyhow::Result<Value
     serde_json::from_str(text.lines().last().unwrap_or_default()).context("no summary in the last line")
 }
 
+/// Runs a pipeline of `benches/pipelines`; ms from its start until a row reached a sink, as its summary for people says.
+pub fn first_row_ms(pipeline: &str) -> anyhow::Result<f64> {
+    let mut command = Command::new(tidemill()?);
+    command.arg("run").arg(benches_dir().join("pipelines").join(pipeline)).args(["--workers", "2"]);
+    let output = command.output()?;
+    let text = String::from_utf8_lossy(&output.stderr);
+    if !output.status.success() {
+        bail!("{pipeline} failed: {text}");
+    }
+    let said = text.lines().find_map(|line| line.strip_prefix("first row after ")?.strip_suffix(" ms"));
+    Ok(said.context("no row reached a sink")?.parse()?)
+}
+
 pub fn number(summary: &Value, name: &str) -> anyhow::Result<f64> {
     summary[name].as_f64().with_context(|| format!("the summary has no `{name}`"))
 }

@@ -11,7 +11,7 @@ use tidemill::summary::Summary;
 use tidemill_control::{Catalog, ProcessNode, WindowNode, load};
 use tidemill_model::component::Descriptor;
 use tidemill_model::fault::OnError;
-use tidemill_model::logic::LogicFactory;
+use tidemill_model::logic::{GuestLimits, LogicFactory};
 use tidemill_model::plan::Built;
 use tidemill_model::sink::Sink;
 use tidemill_model::source::Source;
@@ -30,7 +30,7 @@ pub fn run(work: &str, rows: u64) -> anyhow::Result<()> {
         Err(errors) => bail!("{}", errors.render(false)),
     };
     let summary = tidemill_runtime::start(loaded.plan, WORKERS)?.wait()?;
-    println!("{}", serde_json::to_string(&Summary::new(&summary, None))?);
+    println!("{}", serde_json::to_string(&Summary::new(&summary))?);
     Ok(())
 }
 
@@ -56,7 +56,7 @@ impl Catalog for NativeCatalog {
     fn component(&self, _path: &Path) -> Result<Vec<Descriptor>, Fault> {
         Ok(bench_operators::OPERATORS.iter().map(|e| NativeFactory::new(e).descriptor().clone()).collect())
     }
-    fn logic(&self, _path: &Path, operator: &str) -> Result<Arc<dyn LogicFactory>, Fault> {
+    fn logic(&self, _path: &Path, operator: &str, _limits: GuestLimits) -> Result<Arc<dyn LogicFactory>, Fault> {
         match bench_operators::OPERATORS.iter().find(|e| e.name() == operator) {
             Some(entry) => Ok(NativeFactory::new(entry)),
             None => Err(Fault::config(format!("bench-operators has no `{operator}`"))),

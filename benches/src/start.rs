@@ -1,6 +1,6 @@
 //! Time to the first row: from the start of the process until a row reached a sink, component compiled.
 
-use crate::child::{self, component, number};
+use crate::child::{self, component};
 use crate::report::{Figure, median};
 
 const RUNS: usize = 10;
@@ -11,7 +11,7 @@ pub fn run() -> anyhow::Result<Vec<Figure>> {
     child::run("start.yaml", &[])?;
     let mut first_row = Vec::new();
     for _ in 0..RUNS {
-        first_row.push(number(&child::run("start.yaml", &[])?, "first_row_ms")?);
+        first_row.push(child::first_row_ms("start.yaml")?);
     }
     let more = [("first_row_ms".to_owned(), median(first_row))].into();
     Ok(vec![Figure { work: "start".into(), engine: "tidemill".into(), more, ..Figure::default() }])

@@ -11,7 +11,7 @@ use tidemill_control::{Catalog, ProcessNode, WindowNode, load_text};
 use tidemill_engine::expr;
 use tidemill_model::component::{Descriptor, LogicKind, Port};
 use tidemill_model::fault::OnError;
-use tidemill_model::logic::LogicFactory;
+use tidemill_model::logic::{GuestLimits, LogicFactory};
 use tidemill_model::plan::Built;
 use tidemill_model::schema::{parse_field, project};
 use tidemill_model::sink::Sink;
@@ -128,7 +128,7 @@ impl Catalog for Given {
             changes: false,
         }])
     }
-    fn logic(&self, _path: &Path, _operator: &str) -> Result<Arc<dyn LogicFactory>, Fault> {
+    fn logic(&self, _path: &Path, _operator: &str, _limits: GuestLimits) -> Result<Arc<dyn LogicFactory>, Fault> {
         Err(Fault::internal("not asked for"))
     }
     fn process(&self, _spec: ProcessNode) -> Result<Built, ConfigError> {

@@ -8,7 +8,7 @@ use arrow::datatypes::SchemaRef;
 use serde_json::Value;
 use tidemill_model::component::Descriptor;
 use tidemill_model::fault::OnError;
-use tidemill_model::logic::LogicFactory;
+use tidemill_model::logic::{GuestLimits, LogicFactory};
 use tidemill_model::plan::Built;
 use tidemill_model::sink::Sink;
 use tidemill_model::source::Source;
@@ -25,7 +25,7 @@ pub trait Catalog {
     fn sink(&self, kind: &str, settings: &Value, base: &Path) -> Result<Arc<dyn Sink>, ConfigError>;
     /// The operators in a component. Asked once per file.
     fn component(&self, path: &Path) -> Result<Vec<Descriptor>, Fault>;
-    fn logic(&self, path: &Path, operator: &str) -> Result<Arc<dyn LogicFactory>, Fault>;
+    fn logic(&self, path: &Path, operator: &str, limits: GuestLimits) -> Result<Arc<dyn LogicFactory>, Fault>;
     fn process(&self, spec: ProcessNode) -> Result<Built, ConfigError>;
     /// `where_` first, then `select`; at least one is given.
     fn expression(

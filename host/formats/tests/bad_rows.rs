@@ -122,7 +122,7 @@ fn ndjson() {
         b"{\"id\":1,\"name\":\"a\"}\nnot json\n{\"id\":\"x\",\"name\":\"b\"}\n{\"id\":2}\n\n{\"id\":3,\"name\":null}\n[1]\n{\"id\":4,\"name\":\"d\",\"delay\":1}",
         &[r#"{"id":1,"name":"a"}"#, r#"{"id":4,"name":"d","delay":1.0}"#],
         &[
-            (2, "broken JSON: expected an object in `{}`, found `n` at byte 1", "not json"),
+            (2, "broken JSON: expected an object, `{`, found `n` at byte 1", "not json"),
             (3, "column `id`: expected int64, found `\"x\"`", r#"{"id":"x","name":"b"}"#),
             (4, "column `name`: missing", r#"{"id":2}"#),
             (6, "column `name`: null", r#"{"id":3,"name":null}"#),

@@ -133,8 +133,6 @@ fn options_are_checked() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(300))]
-
     #[test]
     fn damaged_parquet_never_panics(at in any::<prop::sample::Index>(), bytes in prop::collection::vec(any::<u8>(), 1..8), cut: bool) {
         let parquet = format("parquet", json!({}));

@@ -105,8 +105,6 @@ fn every_kind_of_escaped_character() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(500))]
-
     #[test]
     fn decodes_what_arrow_json_decodes(rows in prop::collection::vec(row(), 1..12)) {
         let file = rows.join("\n");

@@ -9,6 +9,7 @@ use arrow::datatypes::SchemaRef;
 
 use crate::component::Descriptor;
 use crate::fault::Fault;
+use crate::limits;
 use crate::time::Now;
 
 /// Which clock a timer waits for.
@@ -114,6 +115,21 @@ pub enum LogicError {
     /// The component said that it can't go on, or can't be opened again. Not worth a retry.
     #[error("{0}")]
     Fatal(String),
+}
+
+/// What one call and one instance of a component may use; a user may change it in the pipeline file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GuestLimits {
+    /// Linear memory of one instance.
+    pub memory_bytes: usize,
+    /// Wall time of one call, in steps of 10 ms.
+    pub call_ms: u64,
+}
+
+impl Default for GuestLimits {
+    fn default() -> Self {
+        Self { memory_bytes: limits::GUEST_MEMORY_BYTES_MAX, call_ms: limits::GUEST_CALL_MS_MAX }
+    }
 }
 
 /// What the operator is told when it is opened.

@@ -8,6 +8,7 @@ use arrow::datatypes::SchemaRef;
 
 use crate::fault::{Fault, OnError};
 use crate::limits::EDGE_BYTES_MIN;
+use crate::logic::GuestLimits;
 use crate::operator::OperatorFactory;
 use crate::sink::Sink;
 use crate::source::Source;
@@ -92,6 +93,8 @@ pub struct JobOptions {
     /// See [`Plan::edge_bytes`].
     pub buffer_bytes: usize,
     pub batch_rows: usize,
+    /// For every component of the pipeline.
+    pub guest: GuestLimits,
 }
 
 impl Default for JobOptions {
@@ -105,6 +108,7 @@ impl Default for JobOptions {
             edge_bytes: EDGE_BYTES_MAX,
             buffer_bytes: BUFFER_BYTES_MAX,
             batch_rows: BATCH_ROWS_MAX,
+            guest: GuestLimits::default(),
         }
     }
 }

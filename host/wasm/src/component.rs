@@ -6,7 +6,7 @@ use wasmtime::component::InstancePre;
 
 use tidemill_model::Fault;
 use tidemill_model::component::{Descriptor, LogicKind};
-use tidemill_model::logic::LogicFactory;
+use tidemill_model::logic::{GuestLimits, LogicFactory};
 
 use crate::admit::{self, KEYED, LIFECYCLE, STATELESS};
 use crate::bindings::exports::tidemill::operator::{keyed, lifecycle, stateless};
@@ -78,10 +78,22 @@ impl Component {
         &self.exports
     }
 
-    /// Opens the operator with this name.
+    /// Opens the operator with this name, within the limits of the host.
     pub fn factory(self: &Arc<Self>, operator: &str) -> Result<Arc<dyn LogicFactory>, Fault> {
+        let Limits { memory_bytes, call_ms, .. } = self.host.limits;
+        self.factory_within(operator, GuestLimits { memory_bytes, call_ms })
+    }
+
+    /// The same within limits of its own.
+    pub fn factory_within(
+        self: &Arc<Self>,
+        operator: &str,
+        limits: GuestLimits,
+    ) -> Result<Arc<dyn LogicFactory>, Fault> {
+        let GuestLimits { memory_bytes, call_ms } = limits;
+        let limits = Limits { memory_bytes, call_ms, ..self.host.limits };
         match self.operators.iter().find(|o| o.name == operator) {
-            Some(descriptor) => Ok(Arc::new(GuestFactory::new(self.clone(), descriptor.clone()))),
+            Some(descriptor) => Ok(Arc::new(GuestFactory::new(self.clone(), descriptor.clone(), limits))),
             None => {
                 let names: Vec<String> = self.operators.iter().map(|o| format!("`{}`", o.name)).collect();
                 let names = names.join(", ");
@@ -90,13 +102,9 @@ impl Component {
         }
     }
 
-    pub(crate) fn limits(&self) -> Limits {
-        self.host.limits
-    }
-
     /// A fresh instance, not yet opened.
-    pub(crate) fn instantiate(&self, state: GuestState) -> Result<Instance, (String, GuestState)> {
-        Instance::new(&self.pre, &self.surface, state, self.host.limits)
+    pub(crate) fn instantiate(&self, state: GuestState, limits: Limits) -> Result<Instance, (String, GuestState)> {
+        Instance::new(&self.pre, &self.surface, state, limits)
     }
 }
 

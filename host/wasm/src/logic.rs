@@ -21,17 +21,19 @@ use crate::bindings::exports::tidemill::operator::keyed::{Domain, DueTimers, Key
 use crate::bindings::exports::tidemill::operator::{keyed, lifecycle};
 use crate::bindings::tidemill::operator::types::OpError;
 use crate::component::Component;
+use crate::host::Limits;
 use crate::sandbox::{Exports, GuestState, Instance};
 
 /// Supplies instances of one operator.
 pub(crate) struct GuestFactory {
     component: Arc<Component>,
     descriptor: Arc<Descriptor>,
+    limits: Limits,
 }
 
 impl GuestFactory {
-    pub(crate) fn new(component: Arc<Component>, descriptor: Arc<Descriptor>) -> Self {
-        Self { component, descriptor }
+    pub(crate) fn new(component: Arc<Component>, descriptor: Arc<Descriptor>, limits: Limits) -> Self {
+        Self { component, descriptor, limits }
     }
 }
 
@@ -41,12 +43,13 @@ impl LogicFactory for GuestFactory {
     }
 
     fn open(&self, context: &OpenContext) -> Result<Box<dyn Logic>, Fault> {
-        let state = GuestState::new(&context.node, context.worker, &self.component.limits());
+        let limits = self.limits;
+        let state = GuestState::new(&context.node, context.worker, &limits);
         let (component, descriptor) = (self.component.clone(), self.descriptor.clone());
-        match open(&component, context, state) {
+        match open(&component, context, state, limits) {
             Ok(instance) => {
                 let (context, instance) = (context.clone(), Some(instance));
-                Ok(Box::new(GuestLogic { component, descriptor, context, instance, spare: None }))
+                Ok(Box::new(GuestLogic { component, descriptor, limits, context, instance, spare: None }))
             }
             Err((refusal, _)) => Err(refusal.fault().at(&context.node).on_worker(context.worker)),
         }
@@ -76,10 +79,15 @@ impl Refusal {
     }
 }
 
-fn open(component: &Component, context: &OpenContext, state: GuestState) -> Result<Instance, (Refusal, GuestState)> {
-    let mut instance = match component.instantiate(state) {
+fn open(
+    component: &Component,
+    context: &OpenContext,
+    state: GuestState,
+    limits: Limits,
+) -> Result<Instance, (Refusal, GuestState)> {
+    let mut instance = match component.instantiate(state, limits) {
         Ok(instance) => instance,
-        Err((text, state)) => return Err((Refusal::Trap(text), state.renew(&component.limits()))),
+        Err((text, state)) => return Err((Refusal::Trap(text), state.renew(&limits))),
     };
     let key_fields = Flat::of(context.key_schema.as_deref());
     let config: Vec<(&str, &str)> = context.config.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
@@ -106,6 +114,7 @@ fn open(component: &Component, context: &OpenContext, state: GuestState) -> Resu
 struct GuestLogic {
     component: Arc<Component>,
     descriptor: Arc<Descriptor>,
+    limits: Limits,
     context: OpenContext,
     instance: Option<Instance>,
     /// Log and metrics of the last instance, for the next one.
@@ -134,9 +143,9 @@ impl GuestLogic {
     }
 
     fn reopen(&mut self) -> Result<Instance, LogicError> {
-        let fresh = || GuestState::new(&self.context.node, self.context.worker, &self.component.limits());
+        let fresh = || GuestState::new(&self.context.node, self.context.worker, &self.limits);
         let state = self.spare.take().unwrap_or_else(fresh);
-        open(&self.component, &self.context, state).map_err(|(refusal, state)| {
+        open(&self.component, &self.context, state, self.limits).map_err(|(refusal, state)| {
             self.spare = Some(state);
             LogicError::Fatal(format!("can't be opened again: {}", refusal.text()))
         })

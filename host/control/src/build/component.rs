@@ -37,7 +37,7 @@ impl Builder<'_> {
         let descriptor = choose(self.report, &descriptors, component, operator)?;
         let arrived = self.inputs(spec, descriptor)?;
         let keys = self.keys(spec, descriptor, &arrived)?;
-        let logic = match self.catalog.logic(&path, &descriptor.name) {
+        let logic = match self.catalog.logic(&path, &descriptor.name, self.pipeline.options.guest) {
             Ok(logic) => logic,
             Err(fault) => {
                 report_fault(self.report, &place, &fault);

@@ -1,5 +1,7 @@
 //! Sources and sinks: a kind with its settings, and what every one of them may have.
 
+use std::collections::HashMap;
+
 use tidemill_model::config::DurationMs;
 
 use super::fields::{self, Fields, Limits};
@@ -115,14 +117,12 @@ fn event_time(report: &mut Report, entry: &Entry) -> Option<EventTime> {
 /// `NODE`, `NODE.PORT`, or a list of those.
 pub(super) fn input(report: &mut Report, node: &Node, name: &str, at: &Span) -> Input {
     let from: Vec<StreamRef> = fields::texts(report, node, name, at).iter().filter_map(|t| stream(report, t)).collect();
-    for (i, stream) in from.iter().enumerate() {
-        let same = |other: &&StreamRef| other.node == stream.node && other.port == stream.port;
-        if let Some(first) = from[..i].iter().find(same) {
+    let mut seen: HashMap<(&str, Option<&str>), &Span> = HashMap::new();
+    for stream in &from {
+        let first = *seen.entry((&stream.node, stream.port.as_deref())).or_insert(&stream.span);
+        if *first != stream.span {
             let error = report.error(&stream.span, format!("`{}` stands twice in this union", shown(&stream.node)));
-            error
-                .label("again here")
-                .also(&first.span, "first here")
-                .help("each of its rows would come twice: remove one");
+            error.label("again here").also(first, "first here").help("each of its rows would come twice: remove one");
         }
     }
     Input { from }

@@ -1,12 +1,14 @@
 //! Operators: one of expression, component or window, with what belongs to it.
 
+use std::collections::HashMap;
+
 use serde_json::Value;
 use tidemill_model::config::DurationMs;
 
 use super::fields::{self, Fields, Limits};
 use super::node::{DELAY, EXCHANGES, input};
 use super::{name_of, on_error};
-use crate::diagnostic::Report;
+use crate::diagnostic::{Report, Span};
 use crate::names::shown;
 use crate::spec::{Input, Inputs, Key, LogicSpec, OperatorSpec, Text, WindowSpec};
 use crate::tree::{Entry, Tree};
@@ -110,10 +112,12 @@ fn key(report: &mut Report, entry: &Entry) -> Option<Key> {
 }
 
 fn check_twice(report: &mut Report, columns: &[Text]) {
-    for (i, column) in columns.iter().enumerate() {
-        if let Some(first) = columns[..i].iter().find(|other| other.text == column.text) {
+    let mut seen: HashMap<&str, &Span> = HashMap::new();
+    for column in columns {
+        let first = *seen.entry(&column.text).or_insert(&column.span);
+        if *first != column.span {
             let error = report.error(&column.span, format!("`{}` stands twice in the key", shown(&column.text)));
-            error.label("again here").also(&first.span, "first here");
+            error.label("again here").also(first, "first here");
         }
     }
 }

@@ -22,8 +22,23 @@ const TICKS: Limits<u64> =
 const MEMORY: Limits<ByteSize> =
     Limits { range: ByteSize(64 << 10)..=ByteSize(4 << 30), words: "a size of 64KiB to 4GiB", type_error: None };
 const TICK_MODES: &[(&str, TickMode)] = &[("wall", TickMode::Wall), ("batch", TickMode::Batch)];
-const NAMES: &[&str] =
-    &["ticks", "tick", "batch_rows", "ticks_in_flight", "tick_memory", "edge_memory", "buffer_memory"];
+/// Calls are timed in steps of 10 ms; a worker does nothing else while it waits for one.
+const CALL_TIME: Limits<DurationMs> =
+    Limits { range: DurationMs(10)..=DurationMs(600_000), words: "a duration of 10ms to 10m", type_error: None };
+/// Compilers give a guest 1 MiB of stack; more than 4 GiB it cannot address.
+const GUEST_MEMORY: Limits<ByteSize> =
+    Limits { range: ByteSize(1 << 20)..=ByteSize(4 << 30), words: "a size of 1MiB to 4GiB", type_error: None };
+const NAMES: &[&str] = &[
+    "ticks",
+    "tick",
+    "batch_rows",
+    "ticks_in_flight",
+    "tick_memory",
+    "edge_memory",
+    "buffer_memory",
+    "call_time",
+    "guest_memory",
+];
 
 pub(super) fn options(report: &mut Report, top: &Fields<'_>) -> JobOptions {
     let mut options = JobOptions::default();
@@ -50,6 +65,12 @@ pub(super) fn options(report: &mut Report, top: &Fields<'_>) -> JobOptions {
     }
     if let Some(bytes) = fields.parsed(report, "edge_memory", &MEMORY) {
         options.edge_bytes = bytes.0 as usize;
+    }
+    if let Some(time) = fields.parsed(report, "call_time", &CALL_TIME) {
+        options.guest.call_ms = time.0.unsigned_abs();
+    }
+    if let Some(bytes) = fields.parsed(report, "guest_memory", &GUEST_MEMORY) {
+        options.guest.memory_bytes = bytes.0 as usize;
     }
     if let Some(bytes) = fields.parsed(report, "buffer_memory", &MEMORY) {
         options.buffer_bytes = bytes.0 as usize;

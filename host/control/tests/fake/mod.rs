@@ -10,7 +10,7 @@ use serde_json::Value;
 use tidemill_control::{Catalog, ProcessNode, WindowNode};
 use tidemill_model::component::{Descriptor, LogicKind, Port};
 use tidemill_model::fault::OnError;
-use tidemill_model::logic::{Logic, LogicFactory, OpenContext};
+use tidemill_model::logic::{GuestLimits, Logic, LogicFactory, OpenContext};
 use tidemill_model::operator::{Operator, OperatorContext, OperatorFactory};
 use tidemill_model::plan::Built;
 use tidemill_model::schema::{carry, parse_field};
@@ -126,7 +126,7 @@ impl Catalog for Fake {
             _ => Err(Fault::io("no such file")),
         }
     }
-    fn logic(&self, _path: &Path, operator: &str) -> Result<Arc<dyn LogicFactory>, Fault> {
+    fn logic(&self, _path: &Path, operator: &str, _limits: GuestLimits) -> Result<Arc<dyn LogicFactory>, Fault> {
         let descriptor =
             operators().into_iter().find(|d| d.name == operator).expect("asked for an operator that is there");
         Ok(Arc::new(FakeLogic(descriptor)))

@@ -10,6 +10,8 @@ use datafusion_common::{Result, TableReference, plan_err};
 use datafusion_expr::planner::{ContextProvider, ExprPlanner};
 use datafusion_expr::{AggregateUDF, HigherOrderUDF, ScalarUDF, TableSource, Volatility, WindowUDF};
 
+use super::bounded::{Bounded, UNBOUNDED};
+
 /// Aggregates whose result does not depend on the order of rows, so that batching can't change it.
 const AGGREGATES: &[&str] = &[
     "approx_distinct",
@@ -64,6 +66,11 @@ impl Functions {
             let names = std::iter::once(function.name()).chain(function.aliases().iter().map(String::as_str));
             let names: Vec<String> = names.map(str::to_owned).collect();
             if function.signature().volatility == Volatility::Immutable {
+                let bounded = UNBOUNDED.contains(&function.name());
+                let function = match bounded {
+                    true => Arc::new(ScalarUDF::new_from_impl(Bounded((*function).clone()))),
+                    false => function,
+                };
                 scalars.extend(names.into_iter().map(|n| (n, function.clone())));
             } else {
                 undetermined.extend(names);

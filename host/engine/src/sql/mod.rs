@@ -3,15 +3,18 @@
 //! Laws: column names are compared as written; an expression's value depends on its row and on nothing else;
 //! errors speak of the user's text. Never plans a query: there are no tables, subqueries or window functions.
 
+mod bounded;
 mod check;
 mod coerce;
 mod functions;
 
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, RecordBatch};
 use arrow::datatypes::{DataType, SchemaRef};
-use datafusion_common::{DFSchema, DFSchemaRef, DataFusionError};
+use datafusion_common::{DFSchema, DFSchemaRef, DataFusionError, exec_err};
 use datafusion_expr::execution_props::ExecutionProps;
 use datafusion_expr::physical_planning_context::PhysicalPlanningContext;
 use datafusion_expr::{Cast, Expr, ExprSchemable};
@@ -233,8 +236,17 @@ fn exported(data_type: &DataType) -> Option<DataType> {
 }
 
 /// The values of an expression, one per row.
+///
+/// Some functions of the library panic on values that they do not expect (`rpad('a', -1, 'b')`): those are errors of the
+/// row like others.
 pub(crate) fn evaluate(expr: &dyn PhysicalExpr, rows: &RecordBatch) -> Result<ArrayRef, DataFusionError> {
-    let values = expr.evaluate(rows)?.into_array(rows.num_rows())?;
+    let evaluated = catch_unwind(AssertUnwindSafe(|| expr.evaluate(rows)?.into_array(rows.num_rows())));
+    let values = evaluated.unwrap_or_else(|panic| exec_err!("a function panicked: {}", panic_text(&*panic)))?;
     debug_assert_eq!(values.len(), rows.num_rows());
     Ok(values)
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
 }

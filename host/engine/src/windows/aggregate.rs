@@ -140,17 +140,3 @@ fn accumulator(call: &Aggregate) -> Result<Box<dyn GroupsAccumulator>> {
     let function = Arc::new(call.function.clone());
     Ok(Box::new(GroupsAccumulatorAdapter::new(move || function.create_accumulator())))
 }
-
-/// The first row for which an argument or a filter fails, found by halves.
-pub(super) fn culprit(aggregates: &Aggregates, batch: &Batch) -> usize {
-    let (mut start, mut len) = (0, batch.num_rows());
-    while len > 1 {
-        let half = len / 2;
-        if aggregates.read(&batch.slice(start, half)).is_err() {
-            len = half;
-        } else {
-            (start, len) = (start + half, len - half);
-        }
-    }
-    start
-}

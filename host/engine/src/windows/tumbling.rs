@@ -9,7 +9,7 @@
 //! per key and window is the same.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, TimestampMillisecondArray, UInt32Array};
@@ -17,16 +17,20 @@ use arrow::buffer::ScalarBuffer;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use datafusion_common::DataFusionError;
 use hashbrown::HashMap;
-use tidemill_model::dead::row_json;
+use tidemill_model::fault::OnError;
 use tidemill_model::limits::BATCH_ROWS_MAX;
+use tidemill_model::logic::LogicError;
 use tidemill_model::plan::Built;
 use tidemill_model::schema::type_name;
 use tidemill_model::time::{Now, WATERMARK_MIN};
-use tidemill_model::{Batch, Collector, ConfigError, Fault, Operator, OperatorContext, OperatorFactory, Progress};
+use tidemill_model::{
+    Batch, Collector, ConfigError, Fault, FaultKind, Operator, OperatorContext, OperatorFactory, Progress,
+};
 
-use super::aggregate::{Aggregates, culprit};
+use super::aggregate::Aggregates;
 use super::groups::KeyReader;
 use super::pane::Pane;
+use crate::poison::{Attempt, Rejects, search};
 use crate::sql::message;
 
 /// Empty panes kept for the next windows: as many as are open while ticks are in flight, so that memory is used again.
@@ -44,6 +48,8 @@ pub struct TumblingSpec {
     pub key: Vec<usize>,
     /// Name and SQL aggregate call, in the order of the output columns.
     pub aggregates: Vec<(String, String)>,
+    /// What becomes of rows for which an argument or a filter of an aggregate fails.
+    pub on_error: OnError,
 }
 
 /// Output columns: key columns, `window_start`, `window_end` (timestamp(ms)), aggregates; port 1 is `late`. Error paths:
@@ -107,7 +113,12 @@ struct Factory {
 impl OperatorFactory for Factory {
     fn build(&self, context: &OperatorContext) -> Result<Box<dyn Operator>, Fault> {
         Ok(Box::new(Tumbling {
-            node: context.node.clone(),
+            rejects: Rejects {
+                node: context.node.clone(),
+                worker: context.worker,
+                on_error: self.spec.on_error,
+                kind: FaultKind::Data,
+            },
             spec: self.spec.clone(),
             reader: KeyReader::new(&self.input, &self.spec.key)?,
             aggregates: self.aggregates.clone(),
@@ -125,7 +136,7 @@ impl OperatorFactory for Factory {
 }
 
 struct Tumbling {
-    node: String,
+    rejects: Rejects,
     spec: TumblingSpec,
     reader: KeyReader,
     aggregates: Arc<Aggregates>,
@@ -219,8 +230,16 @@ impl Tumbling {
         Ok(())
     }
 
-    fn add(&mut self, batch: &Batch, parts: Vec<(i64, Option<UInt32Array>)>) -> Result<(), Fault> {
-        let inputs = self.aggregates.read(batch).map_err(|e| self.bad_row(batch, &e))?;
+    /// Adds the rows of `parts` to their windows.
+    fn add(
+        &mut self,
+        batch: &Batch,
+        parts: Vec<(i64, Option<UInt32Array>)>,
+        out: &mut dyn Collector,
+    ) -> Result<(), Fault> {
+        let Ok(inputs) = self.aggregates.read(batch) else {
+            return self.add_good(batch, parts, out);
+        };
         let keys = self.reader.read(batch)?;
         for (start, rows) in parts {
             let mut pane = match self.panes.remove(&start) {
@@ -234,6 +253,35 @@ impl Tumbling {
             }
             self.numbers = numbers;
             self.panes.insert(start, pane);
+        }
+        Ok(())
+    }
+
+    /// The same for a batch with rows that cannot be read: rejects those among `parts` (not late ones beside them), and
+    /// adds the others.
+    fn add_good(
+        &mut self,
+        batch: &Batch,
+        parts: Vec<(i64, Option<UInt32Array>)>,
+        out: &mut dyn Collector,
+    ) -> Result<(), Fault> {
+        for (start, rows) in parts {
+            let part = match rows {
+                Some(rows) => batch.take(&rows)?,
+                None => batch.clone(),
+            };
+            let mut sieve = Sieve { window: &*self, batch: &part, out: &mut *out, good: Vec::new() };
+            // Expressions are deterministic: no use in trying twice.
+            search(&mut sieve, 0..part.num_rows(), 0, &self.rejects.node)?;
+            let good = UInt32Array::from(sieve.good);
+            if good.len() > 0 {
+                let part = part.take(&good)?;
+                // By itself each row can be read, so it ends here even if together they cannot.
+                if let Err(error) = self.aggregates.read(&part) {
+                    return Err(self.broken(&error));
+                }
+                self.add(&part, vec![(start, None)], out)?;
+            }
         }
         Ok(())
     }
@@ -319,16 +367,34 @@ impl Tumbling {
         Ok(Batch::new(RecordBatch::try_new(self.schema.clone(), columns)?).with_times(Some(times)))
     }
 
-    fn bad_row(&self, batch: &Batch, error: &DataFusionError) -> Fault {
-        let row = culprit(&self.aggregates, batch);
-        Fault::data(format!("an aggregate's argument fails: {}", message(error)))
-            .at(&self.node)
-            .with_row(row_json(batch.rows(), row))
-            .with_help("drop such rows in front of the window with `where:`, or use TRY_CAST or NULLIF")
+    fn broken(&self, error: &DataFusionError) -> Fault {
+        Fault::data(format!("an aggregate fails: {}", message(error))).at(&self.rejects.node)
+    }
+}
+
+/// Tells rows that the aggregates can read from those that they cannot.
+struct Sieve<'a> {
+    window: &'a Tumbling,
+    batch: &'a Batch,
+    out: &'a mut dyn Collector,
+    good: Vec<u32>,
+}
+
+impl Attempt for Sieve<'_> {
+    fn attempt(&mut self, rows: Range<usize>) -> Result<Result<(), LogicError>, Fault> {
+        match self.window.aggregates.read(&self.batch.slice(rows.start, rows.len())) {
+            Ok(_) => {
+                self.good.extend(rows.map(|row| row as u32));
+                Ok(Ok(()))
+            }
+            Err(error) => Ok(Err(LogicError::Trap(format!("an aggregate's argument fails: {}", message(&error))))),
+        }
     }
 
-    fn broken(&self, error: &DataFusionError) -> Fault {
-        Fault::data(format!("an aggregate fails: {}", message(error))).at(&self.node)
+    fn condemn(&mut self, row: usize, error: String) -> Result<(), Fault> {
+        self.out.count("row_errors", 1);
+        let time = self.batch.times.as_ref().map(|t| t[row]);
+        self.window.rejects.reject(self.out, self.batch.rows(), row, time, None, error)
     }
 }
 
@@ -339,12 +405,12 @@ impl Operator for Tumbling {
         }
         let Some(times) = &batch.times else {
             return Err(Fault::config("rows without event time reach a window")
-                .at(&self.node)
+                .at(&self.rejects.node)
                 .with_help("give the source an `event_time:`"));
         };
         if batch.kinds.is_some() {
             return Err(Fault::config("a stream with updates and deletes reaches a window, which takes inserts only")
-                .at(&self.node));
+                .at(&self.rejects.node));
         }
         let parts = match self.spread(times) {
             Spread::One(start) if self.is_late(start) => {
@@ -358,7 +424,7 @@ impl Operator for Tumbling {
             }
         };
         if !parts.is_empty() {
-            self.add(&batch, parts)?;
+            self.add(&batch, parts, out)?;
         }
         self.emit(out)
     }

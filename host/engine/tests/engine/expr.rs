@@ -2,11 +2,156 @@
 
 use arrow::array::ArrayRef;
 use arrow::datatypes::DataType;
+use proptest::prelude::*;
 use tidemill_engine::expr::node;
 use tidemill_model::fault::OnError;
 use tidemill_model::schema::type_name;
 
 use crate::support::{driver, explain, floats, ints, lines, rows, schema, texts};
+
+/// What expressions are made of, right and wrong.
+const WORDS: &[&str] = &[
+    "id",
+    "price",
+    "name",
+    "\"Odd Name\"",
+    "nobody",
+    "1",
+    "0",
+    "-1",
+    "2.5",
+    "1e308",
+    "9223372036854775807",
+    "'a'",
+    "''",
+    "'é%'",
+    "'2013-01-02'",
+    "NULL",
+    "TRUE",
+    "*",
+    "(",
+    ")",
+    ",",
+    "+",
+    "-",
+    "/",
+    "%",
+    "||",
+    "=",
+    "<>",
+    "<",
+    ">=",
+    "AND",
+    "OR",
+    "NOT",
+    "IS NULL",
+    "IN (",
+    "BETWEEN",
+    "LIKE",
+    "CASE WHEN",
+    "THEN",
+    "ELSE",
+    "END",
+    "CAST(",
+    "AS BIGINT)",
+    "AS DATE)",
+    "AS DECIMAL(38, 37))",
+    "AS x",
+    "lower(",
+    "substr(",
+    "coalesce(",
+    "round(",
+    "repeat(",
+    "lpad(",
+    "split_part(",
+    "to_timestamp(",
+    "date_trunc('hour',",
+    "regexp_replace(",
+    "INTERVAL '1 month'",
+    "power(",
+    "chr(",
+    ";",
+    "--",
+    "/*",
+    "SELECT",
+    "$1",
+    "::",
+    "[",
+    "\"",
+    "'",
+    "\u{0}",
+    "🦀",
+];
+
+const LEAVES: &[&str] = &[
+    "id",
+    "price",
+    "name",
+    "\"Odd Name\"",
+    "NULL",
+    "0",
+    "-1",
+    "2.5",
+    "1e308",
+    "9223372036854775807",
+    "'a'",
+    "''",
+    "'é%🦀'",
+    "'2013-01-02'",
+    "'%Y-%d'",
+    "'day'",
+    "DATE '2013-01-02'",
+    "INTERVAL '1 month'",
+    "TRUE",
+];
+const OPERATORS: &[&str] =
+    &["+", "-", "*", "/", "%", "||", "=", "<>", "<", ">=", "AND", "OR", "LIKE", "IS DISTINCT FROM", "&", "<<"];
+const TYPES: &[&str] =
+    &["BIGINT", "SMALLINT", "DOUBLE", "VARCHAR", "DATE", "TIMESTAMP", "DECIMAL(38, 37)", "DECIMAL(5, 2)", "BOOLEAN"];
+
+/// Expressions that have a meaning, if the types allow it.
+fn expression() -> impl Strategy<Value = String> {
+    let select = prop::sample::select::<&str>;
+    let leaf = select(LEAVES).prop_map(str::to_owned);
+    let functions: Vec<String> =
+        datafusion_functions::all_default_functions().iter().map(|function| function.name().to_owned()).collect();
+    leaf.prop_recursive(3, 24, 3, move |inner| {
+        let call = (prop::sample::select(functions.clone()), prop::collection::vec(inner.clone(), 0..4));
+        let case = (inner.clone(), inner.clone(), inner.clone());
+        prop_oneof![
+            2 => (inner.clone(), select(OPERATORS), inner.clone()).prop_map(|(a, op, b)| format!("({a} {op} {b})")),
+            3 => call.prop_map(|(name, args)| format!("{name}({})", args.join(", "))),
+            1 => (inner.clone(), select(TYPES)).prop_map(|(a, ty)| format!("CAST({a} AS {ty})")),
+            1 => case.prop_map(|(a, b, c)| format!("CASE WHEN {a} THEN {b} ELSE {c} END")),
+        ]
+    })
+}
+
+/// Plans and runs it in each place where it can stand. Rows may be rejected.
+fn attempt(text: &str) {
+    let rows = rows(&input());
+    let item = [format!("{text} AS y")];
+    let attempts: [(Option<&str>, Option<&[String]>); 3] =
+        [(Some(text), None), (None, Some(&[text.to_owned()])), (None, Some(&item))];
+    for (where_, select) in attempts {
+        let Ok(built) = node(where_, select, &rows.schema(), OnError::DeadLetter) else { continue };
+        let mut driver = driver(&built, &rows.schema(), &[], None, 1);
+        driver.push("in", rows.clone()).unwrap();
+        driver.finish().unwrap();
+    }
+}
+
+proptest! {
+    #[test]
+    fn any_text_is_no_expression_or_runs(words in prop::collection::vec(prop::sample::select(WORDS), 1..12), glue: bool) {
+        attempt(&words.join(if glue { "" } else { " " }));
+    }
+
+    #[test]
+    fn any_expression_is_refused_or_runs(text in expression()) {
+        attempt(&text);
+    }
+}
 
 fn input() -> Vec<(&'static str, ArrayRef)> {
     vec![
@@ -83,6 +228,31 @@ fn select_lists_compute_columns() {
         (&["CAST('2013-01-02' AS DATE) + INTERVAL '1 day' AS d"], &["2013-01-03"; 4]),
     ] {
         assert_eq!(run(None, Some(items)), expected, "{items:?}");
+    }
+}
+
+#[test]
+fn a_function_that_panics_costs_its_row() {
+    let rows = rows(&[("id", ints([3, -1, 2]))]);
+    let built = node(None, Some(&["rpad('a', id, 'b') AS t".to_owned()]), &rows.schema(), OnError::DeadLetter).unwrap();
+    let mut driver = driver(&built, &rows.schema(), &[], None, 1);
+    driver.push("in", rows).unwrap();
+    driver.finish().unwrap();
+    assert_eq!(lines(driver.output("out")), ["abb", "ab"]);
+    let dead: Vec<(&str, &str)> = driver.dead().iter().map(|d| (d.row.as_str(), d.error.as_str())).collect();
+    assert_eq!(dead, [(r#"{"id":-1}"#, "a function panicked: capacity overflow")]);
+}
+
+#[test]
+fn a_length_among_the_rows_does_not_exhaust_memory() {
+    let rows = rows(&[("id", ints([3, i64::MAX, 100_000_000, 2]))]);
+    for call in ["lpad('a', id, 'b')", "rpad('a', id)", "repeat('é', id)"] {
+        let built = node(None, Some(&[format!("length({call}) AS n")]), &rows.schema(), OnError::DeadLetter).unwrap();
+        let mut driver = driver(&built, &rows.schema(), &[], None, 1);
+        driver.push("in", rows.clone()).unwrap();
+        driver.finish().unwrap();
+        assert_eq!(lines(driver.output("out")), ["3", "2"], "{call}");
+        assert!(driver.dead().iter().all(|d| d.error.contains("a text of more than 64 MiB")), "{:?}", driver.dead());
     }
 }
 

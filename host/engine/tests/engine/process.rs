@@ -415,7 +415,8 @@ fn what_does_not_fit_is_refused_before_anything_runs() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    // A case is a whole job: a quarter of the cases that are asked for.
+    #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases / 4, ..ProptestConfig::default() })]
 
     /// Poison rows, row errors, several workers, any batches: every row is counted once or dead, and the last
     /// count of each key is that of its good rows.

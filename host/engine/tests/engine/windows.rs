@@ -6,13 +6,14 @@ use arrow::datatypes::DataType;
 use proptest::prelude::*;
 use tidemill_engine::driver::{Driver, Input, one_operator};
 use tidemill_engine::windows::{TumblingSpec, tumbling};
+use tidemill_model::fault::OnError;
 use tidemill_model::time::WATERMARK_MAX;
 
 use crate::support::{driver, explain, floats, ints, lines, rows, schema, sorted, texts, times};
 
 fn spec(size_ms: i64, offset_ms: i64, allowed_lateness_ms: i64, aggregates: &[(&str, &str)]) -> TumblingSpec {
     let aggregates = aggregates.iter().map(|(n, a)| ((*n).to_owned(), (*a).to_owned())).collect();
-    TumblingSpec { size_ms, offset_ms, allowed_lateness_ms, key: vec![0], aggregates }
+    TumblingSpec { size_ms, offset_ms, allowed_lateness_ms, key: vec![0], aggregates, on_error: OnError::Fail }
 }
 
 /// Rows `(key, time)` and watermarks in turn; results as `key start end count`, late rows as `late key time`.
@@ -291,6 +292,35 @@ fn rows_without_event_time_and_failing_arguments_are_clear_faults() {
     assert_eq!(fault.row.as_deref(), Some(r#"{"k":2,"t":2,"z":0}"#));
 }
 
+#[test]
+fn rows_that_an_aggregate_cannot_read_are_put_aside_alone() {
+    let batch = |rows_: &[(i64, i64, i64)]| {
+        let column = |get: fn(&(i64, i64, i64)) -> i64| ints(rows_.iter().map(get).collect::<Vec<_>>());
+        rows(&[("k", column(|r| r.0)), ("t", column(|r| r.1)), ("z", column(|r| r.2))])
+    };
+    let aggregates = [("n", "count(*)"), ("sum", "sum(10 / z)"), ("few", "count(*) FILTER (WHERE 1 / (z - 1) = 0)")];
+    let spec = TumblingSpec { on_error: OnError::DeadLetter, ..spec(10, 0, 5, &aggregates) };
+    let built = tumbling(spec, &batch(&[]).schema()).unwrap();
+    let mut driver = driver(&built, &batch(&[]).schema(), &[0], Some(1), 1);
+    driver.push("in", batch(&[(1, 5, 2), (1, 6, 0), (1, 15, 5), (1, 7, 1), (2, 16, 0)])).unwrap();
+    driver.tick().unwrap();
+    driver.advance_event_time("in", 20).unwrap();
+    // The first row is late, and its value is of no interest; the second one is in time to let its window fire again.
+    driver.push("in", batch(&[(1, 1, 0), (1, 17, 10), (1, 18, 0)])).unwrap();
+    driver.tick().unwrap();
+    driver.finish().unwrap();
+    let dead: Vec<&str> = driver.dead().iter().map(|row| row.row.as_str()).collect();
+    let expected = [(1, 6, 0), (1, 7, 1), (2, 16, 0), (1, 18, 0)];
+    assert_eq!(dead, expected.map(|(k, t, z)| format!("{{\"k\":{k},\"t\":{t},\"z\":{z}}}")));
+    assert!(driver.dead()[0].error.starts_with("an aggregate's argument fails: "), "{}", driver.dead()[0].error);
+    assert_eq!(driver.dead()[0].event_time, Some(6));
+    assert_eq!(lines(driver.output("late")), ["1|1|0"]);
+    let seen: Vec<String> =
+        lines(driver.output("out")).iter().map(|l| l.split('|').skip(3).collect::<Vec<_>>().join("|")).collect();
+    assert_eq!(seen, ["1|5|0", "1|2|1", "2|3|2"]);
+    assert_eq!(driver.counter("op", "row_errors"), 4);
+}
+
 /// A row of a stream: key, event time, value.
 type Row = (i64, i64, Option<i64>);
 
@@ -312,7 +342,8 @@ fn model(rows: &[Row], size: i64, offset: i64) -> Vec<String> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    // A case is a whole job: a quarter of the cases that are asked for.
+    #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases / 4, ..ProptestConfig::default() })]
 
     /// No lateness is needed: the watermark moves at the end only. Whatever the batches, workers and seed,
     /// the result is the model's.

@@ -15,7 +15,7 @@ pub(crate) fn row(line: &[u8], record: &mut Record) -> Result<(), Flaw> {
     let mut cursor = Cursor::new(line);
     cursor.skip_space();
     if cursor.peek() != b'{' {
-        return Err(cursor.expected("an object in `{}`"));
+        return Err(cursor.expected("an object, `{`"));
     }
     object(&mut cursor, record)?;
     cursor.skip_space();

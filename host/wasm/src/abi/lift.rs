@@ -314,7 +314,56 @@ fn structs(
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+    use tidemill_model::schema::parse_field;
+
     use super::*;
+
+    const TYPES: &[&str] = &[
+        "utf8?",
+        "int64",
+        "bool?",
+        "binary",
+        "decimal128(5,2)",
+        "timestamp(us)?",
+        "list(utf8?)",
+        "list(list(int8)?)?",
+        "struct(a:utf8,b:list(bool?))?",
+    ];
+
+    /// Offsets that go up now and then, text that is UTF-8 now and then, lengths that fit now and then.
+    fn buffer() -> impl Strategy<Value = Vec<u8>> {
+        let offsets = prop::collection::vec(-1i32..12, 0..8).prop_map(|mut offsets| {
+            if offsets.iter().sum::<i32>() % 4 != 0 {
+                offsets.sort_unstable();
+            }
+            offsets.into_iter().flat_map(i32::to_le_bytes).collect::<Vec<u8>>()
+        });
+        let bytes = prop::collection::vec(any::<u8>(), 0..40);
+        let text = "[aé]{0,12}".prop_map(String::into_bytes);
+        prop_oneof![Just(Vec::new()), offsets, bytes, text]
+    }
+
+    proptest! {
+        /// What passes the checks is an array that Arrow finds nothing wrong with.
+        #[test]
+        fn bent_answers_never_panic(
+            types in prop::collection::vec(prop::sample::select(TYPES), 1..4),
+            rows in prop_oneof![0usize..6, Just(u32::MAX as usize)],
+            buffers in prop::collection::vec((buffer(), buffer(), buffer()), 0..12),
+        ) {
+            let fields: Vec<Field> = types.iter().map(|ty| parse_field("c", ty).unwrap()).collect();
+            let schema: SchemaRef = Arc::new(arrow::datatypes::Schema::new(fields));
+            let width = schema.fields().iter().map(|f| width(f)).sum::<usize>();
+            let columns = buffers.into_iter().cycle().take(if rows % 5 == 4 { 3 } else { width });
+            let columns: Vec<ColumnOut> =
+                columns.map(|(validity, offsets, data)| ColumnOut { validity, offsets, data }).collect();
+            for array in super::rows(&schema, rows, columns, &Place::Port("out")).unwrap_or_default() {
+                prop_assert_eq!(array.len(), rows);
+                array.to_data().validate_full().unwrap();
+            }
+        }
+    }
 
     #[test]
     fn bytes_are_used_in_place_only_if_they_are_aligned() {

@@ -136,8 +136,6 @@ fn sliced(seed: u64, rows: usize, from: usize, schema: &Arc<Schema>) -> (Random,
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
-
     #[test]
     fn rows_come_back_unchanged(seed: u64, rows in 0usize..100, from in 0usize..40) {
         let schema = evil().operators()[0].inputs[0].schema.clone();
