@@ -114,6 +114,22 @@ fn nothing_names_the_machine_or_the_place_it_was_made_at() {
     }
 }
 
+#[test]
+fn what_is_fuzzed_exists_and_obeys_the_number_of_cases() {
+    let dev = read(&root().join("dev"));
+    let names = dev.split("\nFUZZ=(").nth(1).and_then(|rest| rest.split(')').next()).expect("dev has a list FUZZ");
+    let sources: Vec<(PathBuf, String)> =
+        files().into_iter().filter(|file| extension(file) == "rs").map(|file| (file.clone(), read(&file))).collect();
+    for name in names.split_whitespace() {
+        assert!(sources.iter().any(|(_, text)| text.contains(&format!("fn {name}("))), "there is no test `{name}`");
+    }
+    // In two parts, so that this file does not hold it.
+    let fixed = ["with_", "cases("].concat();
+    for (file, text) in &sources {
+        assert!(!text.contains(&fixed), "{}: PROPTEST_CASES has no effect on `{fixed}`", file.display());
+    }
+}
+
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the root").to_owned()
 }

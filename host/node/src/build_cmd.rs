@@ -11,6 +11,8 @@ use anyhow::{Context, bail};
 use serde_json::Value;
 use tidemill_wasm::encode_component;
 
+use crate::terminal::print;
+
 const TARGET: &str = "wasm32-unknown-unknown";
 
 /// Components are compiled like a release, but with line tables, so that a trap shows its place, and in cargo's
@@ -45,8 +47,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         None => args.dir.join("target").join(format!("{}.wasm", package_name(&args.dir)?)),
     };
     write(&out, &component)?;
-    println!("{}  {}", out.display(), size(component.len()));
-    Ok(())
+    print(format_args!("{}  {}\n", out.display(), size(component.len())))
 }
 
 /// The component of the crate in `dir`.

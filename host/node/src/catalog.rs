@@ -14,7 +14,7 @@ use tidemill_formats::BuiltIn;
 use tidemill_model::component::Descriptor;
 use tidemill_model::config::ConfigContext;
 use tidemill_model::fault::OnError;
-use tidemill_model::logic::LogicFactory;
+use tidemill_model::logic::{GuestLimits, LogicFactory};
 use tidemill_model::plan::Built;
 use tidemill_model::sink::Sink;
 use tidemill_model::source::Source;
@@ -98,8 +98,8 @@ impl Catalog for Builtins {
         Ok(self.load(path)?.operators().to_vec())
     }
 
-    fn logic(&self, path: &Path, operator: &str) -> Result<Arc<dyn LogicFactory>, Fault> {
-        self.load(path)?.factory(operator)
+    fn logic(&self, path: &Path, operator: &str, limits: GuestLimits) -> Result<Arc<dyn LogicFactory>, Fault> {
+        self.load(path)?.factory_within(operator, limits)
     }
 
     fn process(&self, node: ProcessNode) -> Result<Built, ConfigError> {
@@ -130,6 +130,7 @@ impl Catalog for Builtins {
             allowed_lateness_ms: node.allowed_lateness_ms,
             key: node.keys,
             aggregates: node.aggregates,
+            on_error: node.on_error,
         };
         on_deep_stack(|| tidemill_engine::windows::tumbling(spec, input))
     }

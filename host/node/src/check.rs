@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use tidemill_control::{Loaded, describe, load};
 
 use crate::catalog::Builtins;
+use crate::terminal::{note, print};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -19,7 +20,7 @@ pub const EXIT_BAD_PIPELINE: u8 = 2;
 
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let Some(loaded) = load_or_report(&args.file)? else { return Ok(ExitCode::from(EXIT_BAD_PIPELINE)) };
-    print!("{}", describe(&loaded));
+    print(describe(&loaded))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -30,12 +31,12 @@ pub fn load_or_report(file: &Path) -> anyhow::Result<Option<Loaded>> {
     match load(file, &builtins) {
         Ok(loaded) => {
             for warning in &loaded.warnings {
-                eprintln!("{}", warning.render(color));
+                note(warning.render(color));
             }
             Ok(Some(loaded))
         }
         Err(errors) => {
-            eprint!("{}", errors.render(color));
+            note(errors.render(color).trim_end());
             Ok(None)
         }
     }

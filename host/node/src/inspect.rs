@@ -8,6 +8,7 @@ use tidemill_model::component::{Descriptor, LogicKind, Port};
 use tidemill_model::schema::type_name;
 
 use crate::catalog::Builtins;
+use crate::terminal::print;
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -25,8 +26,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     for operator in component.operators() {
         show(&mut text, operator)?;
     }
-    print!("{text}");
-    Ok(())
+    print(text)
 }
 
 fn show(text: &mut String, operator: &Descriptor) -> std::fmt::Result {

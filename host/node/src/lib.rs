@@ -10,3 +10,4 @@ pub mod new;
 pub mod progress;
 pub mod run;
 pub mod summary;
+pub mod terminal;

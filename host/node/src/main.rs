@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use tidemill::terminal::{EXIT_CLOSED, note};
 use tidemill::{build_cmd, check, inspect, new, run};
 
 #[global_allocator]
@@ -40,14 +41,24 @@ fn main() -> ExitCode {
         Command::Run(args) => run::run(&args),
     };
     outcome.unwrap_or_else(|error| {
-        eprintln!("error: {error:#}");
+        if is_closed_pipe(&error) {
+            return ExitCode::from(EXIT_CLOSED);
+        }
+        note(format_args!("error: {error:#}"));
         ExitCode::FAILURE
     })
+}
+
+/// Nobody reads the output any more: the end, but nobody's mistake.
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    let io = error.root_cause().downcast_ref::<std::io::Error>();
+    io.is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
 }
 
 /// Log lines of operators and of the host; `TIDEMILL_LOG` sets the level (`debug`, `my_node=trace`).
 fn log_to_stderr() {
     use tracing_subscriber::EnvFilter;
     let filter = EnvFilter::try_from_env("TIDEMILL_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    // What cannot be logged is lost: the subscriber would complain about it with a panic.
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).log_internal_errors(false).init();
 }

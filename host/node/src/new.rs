@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use include_dir::{Dir, include_dir};
 
+use crate::terminal::print;
+
 /// Bytes in a name, as everywhere in a pipeline.
 const NAME_BYTES_MAX: usize = tidemill_model::limits::NAME_BYTES_MAX;
 
@@ -98,8 +100,8 @@ pub struct Args {
 pub fn run(args: Args) -> anyhow::Result<()> {
     create(&args.name)?;
     let folder = args.name.display();
-    println!("{folder}: an operator, its test, and a pipeline");
-    println!("    cd {folder} && cargo test && tidemill build && tidemill run pipeline.yaml");
+    print(format_args!("{folder}: an operator, its test, and a pipeline\n"))?;
+    print(format_args!("    cd {folder} && cargo test && tidemill build && tidemill run pipeline.yaml\n"))?;
     Ok(())
 }
 

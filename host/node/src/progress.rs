@@ -9,6 +9,7 @@ use tidemill_model::time::WATERMARK_MAX;
 use tidemill_runtime::JobHandle;
 
 use crate::summary::count;
+use crate::terminal::note;
 
 /// How often a terminal line is renewed.
 const TERMINAL: Duration = Duration::from_millis(200);
@@ -46,7 +47,7 @@ impl Progress {
                 bar.set_message(line);
                 bar.tick();
             }
-            None => eprintln!("{line}"),
+            None => note(line),
         }
     }
 

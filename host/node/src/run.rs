@@ -9,12 +9,14 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use clap::ValueEnum;
 use signal_hook::consts::{SIGINT, SIGTERM};
+use tidemill_model::{Fault, FaultKind};
 use tidemill_runtime::{JobHandle, start};
 
 use crate::check::{EXIT_BAD_PIPELINE, load_or_report};
 use crate::guest_metrics::GuestMetrics;
 use crate::progress::{Progress, first_row_ms};
 use crate::summary::{Summary, text};
+use crate::terminal::{EXIT_CLOSED, note, print};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -41,6 +43,11 @@ enum Style {
 
 /// How often the job is looked at.
 const POLL: Duration = Duration::from_millis(2);
+/// How long a job that shall end at once may take to clean up. What is stuck then (in a read of a pipe, in a write to
+/// one, in a call of a component) ends with the process.
+const CLEAN_UP: Duration = Duration::from_millis(500);
+/// What a job is told that shall end at once.
+const AT_ONCE: &str = "ended at once on request";
 /// What the shell shows for a process that Ctrl-C ended.
 const EXIT_INTERRUPTED: u8 = 130;
 
@@ -56,33 +63,38 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         Ok(job) => job,
         Err(fault) => return Ok(failed(&fault)),
     };
-    watch(&job, &signals, args.quiet);
+    if !watch(&job, &signals, args.quiet) {
+        return Ok(interrupted());
+    }
     let first_row = first_row_ms(&job).map(|ms| ms + before_job.as_secs_f64() * 1e3);
     let metrics = job.metrics_handle();
     let outcome = job.wait();
-    let interrupted = signals.load(Ordering::SeqCst) > 1;
     match outcome {
         Ok(done) => {
-            let summary = Summary::new(&done, first_row);
+            let summary = Summary::new(&done);
             if !args.quiet {
-                eprint!("{}", text(&summary, done.ending, metrics.metrics(), &guests));
+                note(text(&summary, first_row, done.ending, metrics.metrics(), &guests).trim_end());
             }
             if args.summary == Style::Json {
-                println!("{}", serde_json::to_string(&summary)?);
+                print(serde_json::to_string(&summary)? + "\n")?;
             }
             Ok(ExitCode::SUCCESS)
         }
-        Err(fault) if interrupted => {
-            eprintln!("{}; nothing that sinks had not committed is visible", fault.message);
-            Ok(ExitCode::from(EXIT_INTERRUPTED))
-        }
+        Err(fault) if fault.message == AT_ONCE => Ok(interrupted()),
+        // As other programs in a pipe: without a word.
+        Err(fault) if fault.kind == FaultKind::Closed => Ok(ExitCode::from(EXIT_CLOSED)),
         Err(fault) => Ok(failed(&fault)),
     }
 }
 
-fn failed(fault: &tidemill_model::Fault) -> ExitCode {
-    eprintln!("error: {fault}");
+fn failed(fault: &Fault) -> ExitCode {
+    note(format_args!("error: {fault}"));
     ExitCode::FAILURE
+}
+
+fn interrupted() -> ExitCode {
+    note(format_args!("{AT_ONCE}; nothing that sinks had not committed is visible"));
+    ExitCode::from(EXIT_INTERRUPTED)
 }
 
 /// Counts Ctrl-C and SIGTERM.
@@ -99,21 +111,26 @@ fn count_signals() -> anyhow::Result<Arc<AtomicUsize>> {
     Ok(signals)
 }
 
-/// Shows progress and passes signals on until the job has ended.
-fn watch(job: &JobHandle, signals: &AtomicUsize, quiet: bool) {
+/// Shows progress and passes signals on until the job has ended. False: it was told to end at once, and did not.
+fn watch(job: &JobHandle, signals: &AtomicUsize, quiet: bool) -> bool {
     let mut progress = Progress::new(quiet);
     let mut heard = 0;
+    let mut end_by: Option<Instant> = None;
     while !job.is_finished() {
         let now = signals.load(Ordering::SeqCst);
         if now > 0 && heard == 0 {
             progress.finish();
-            eprintln!(
-                "stopping: sources end at the next boundary, what they have read is processed (Ctrl-C again ends at once)"
+            note(
+                "stopping: sources end at the next boundary, what they have read is processed (Ctrl-C again ends at once)",
             );
             job.stop();
         }
         if now > 1 && heard <= 1 {
-            job.abort("ended at once on request");
+            job.abort(AT_ONCE);
+            end_by = Some(Instant::now() + CLEAN_UP);
+        }
+        if end_by.is_some_and(|end| Instant::now() > end) {
+            return false;
         }
         heard = now;
         if !quiet {
@@ -122,4 +139,5 @@ fn watch(job: &JobHandle, signals: &AtomicUsize, quiet: bool) {
         std::thread::sleep(POLL);
     }
     progress.finish();
+    true
 }

@@ -21,12 +21,10 @@ pub struct Summary {
     pub peak_rss_bytes: u64,
     pub p50_ms: Option<f64>,
     pub p99_ms: Option<f64>,
-    /// From the start of the process until the first row reached a sink.
-    pub first_row_ms: Option<f64>,
 }
 
 impl Summary {
-    pub fn new(job: &JobSummary, first_row_ms: Option<f64>) -> Self {
+    pub fn new(job: &JobSummary) -> Self {
         let usage = process_usage();
         Self {
             rows_in: job.rows_in,
@@ -37,7 +35,6 @@ impl Summary {
             peak_rss_bytes: usage.1,
             p50_ms: job.p50_ms,
             p99_ms: job.p99_ms,
-            first_row_ms,
         }
     }
 }
@@ -52,8 +49,15 @@ fn process_usage() -> (Duration, u64) {
     (cpu, peak_kib.unwrap_or(0u64) * 1024)
 }
 
-/// For people: one line for the whole, one for each node.
-pub fn text(summary: &Summary, ending: Ending, metrics: &JobMetrics, guests: &GuestMetrics) -> String {
+/// For people: one line for the whole, one for each node. `first_row_ms`: from the start of the process until the first
+/// row reached a sink.
+pub fn text(
+    summary: &Summary,
+    first_row_ms: Option<f64>,
+    ending: Ending,
+    metrics: &JobMetrics,
+    guests: &GuestMetrics,
+) -> String {
     let mut out = String::new();
     let how = match ending {
         Ending::Finished => "finished",
@@ -73,20 +77,23 @@ pub fn text(summary: &Summary, ending: Ending, metrics: &JobMetrics, guests: &Gu
         summary.cpu_s,
         summary.peak_rss_bytes / 1_000_000,
     );
+    if let Some(first) = first_row_ms {
+        let _ = writeln!(out, "first row after {first:.2} ms");
+    }
     if let (Some(p50), Some(p99)) = (summary.p50_ms, summary.p99_ms) {
         let _ = writeln!(out, "latency from source to sink: p50 {p50:.2} ms, p99 {p99:.2} ms");
     }
     let width = metrics.nodes.iter().map(|n| n.name.len()).max().unwrap_or(0);
     for node in &metrics.nodes {
         let (rows_in, rows_out) = (node.sum(|m| &m.rows_in), node.sum(|m| &m.rows_out));
+        let dead = node.sum(|m| &m.rows_dead);
         let rows = match node.role {
-            NodeRole::Source => format!("{} rows read", count(rows_out)),
+            NodeRole::Source => format!("{} rows read", count(rows_out + dead)),
             NodeRole::Operator => format!("{} in, {} out", count(rows_in), count(rows_out)),
             NodeRole::Sink => format!("{} rows written", count(rows_in)),
         };
         let busy = node.sum(|m| &m.busy_ns) as f64 / 1e9;
         let mut line = format!("  {:width$}  {rows}, {busy:.2} s busy", node.name);
-        let dead = node.sum(|m| &m.rows_dead);
         if dead > 0 {
             let _ = write!(line, ", {} dead", count(dead));
         }

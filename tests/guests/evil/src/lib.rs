@@ -1,8 +1,8 @@
 //! A component that breaks every rule of the contract, one at a time.
 //!
 //! `echo`, `echo_filter` and `echo_keyed` are honest: they give back what they get. `map`, `filter` and
-//! `keyed` do what the setting `do` says; `open` says how opening goes. `describe` is bent by patching
-//! the digits behind the marker in [`DESCRIBE`].
+//! `keyed` do what the setting `do` says, and with `-on-negative` behind it only for batches with a negative number;
+//! `open` says how opening goes. `describe` is bent by patching the digits behind the marker in [`DESCRIBE`].
 
 #[cfg(not(feature = "stateless"))]
 wit_bindgen::generate!({ path: "../../../wit", world: "operator" });
@@ -34,6 +34,17 @@ thread_local! {
 
 pub(crate) fn mode() -> String {
     SELF.with_borrow(|s| s.1.clone())
+}
+
+/// The setting `do`, as far as these rows are concerned.
+fn mode_for(rows: &Batch) -> String {
+    let mode = mode();
+    match mode.strip_suffix("-on-negative") {
+        // A panic of its own: it names the row.
+        None | Some("panic") => mode,
+        Some(_) if rows::i64s(&rows.columns[0].data).iter().all(|n| *n >= 0) => String::new(),
+        Some(wanted) => wanted.to_owned(),
+    }
 }
 
 struct Evil;
@@ -84,22 +95,24 @@ impl Stateless for Evil {
             let output = Output { port: 0, rows, parents: vec![] };
             return Ok(Effects { outputs: vec![output], errors: vec![] });
         }
-        ruin::before(&mode(), &rows)?;
+        let mode = mode_for(&rows);
+        ruin::before(&mode, &rows)?;
         let mut effects = Effects { outputs: vec![rows::good(came)], errors: vec![] };
-        rows::spoil(&mode(), &mut effects.outputs, &mut effects.errors);
+        rows::spoil(&mode, &mut effects.outputs, &mut effects.errors);
         Ok(effects)
     }
 
     fn keep(_input: u16, rows: Batch, _now: Now) -> Result<Kept, OpError> {
         let numbers = rows::i64s(&rows.columns[0].data);
-        ruin::before(&mode(), &rows)?;
+        let mode = mode_for(&rows);
+        ruin::before(&mode, &rows)?;
         let mut bitmap = vec![0u8; numbers.len().div_ceil(8)];
         for (i, n) in numbers.iter().enumerate() {
             bitmap[i / 8] |= u8::from(n % 2 == 0) << (i % 8);
         }
         let negative = |(i, _): (usize, &i64)| RowError { row: i as u32, message: format!("row {i} is negative") };
         let mut errors: Vec<RowError> = numbers.iter().enumerate().filter(|(_, n)| **n < 0).map(negative).collect();
-        match mode().as_str() {
+        match mode.as_str() {
             "bitmap-short" => drop(bitmap.pop()),
             "bitmap-long" => bitmap.extend([255; 100]),
             "error-range" => errors.push(RowError { row: 1000, message: "far out".into() }),

@@ -1,0 +1,24 @@
+//! Words on standard error and standard output.
+//!
+//! Law: an output that is closed or full makes nothing panic, unlike `println!`. What cannot be said on standard error
+//! is lost; what cannot be said on standard output is an error, since a program may wait for it.
+
+use std::fmt::Display;
+use std::io::{self, Write};
+
+use anyhow::Context as _;
+
+/// What the shell shows for a process that wrote to a pipe that nobody reads: no other word is said about it.
+pub const EXIT_CLOSED: u8 = 141;
+
+/// A line for people, on standard error.
+pub fn note(line: impl Display) {
+    // There is no other place to complain at.
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// A result, on standard output, as it is.
+pub fn print(text: impl Display) -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    write!(out, "{text}").and_then(|()| out.flush()).context("cannot write to stdout")
+}

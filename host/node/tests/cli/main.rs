@@ -1,0 +1,8 @@
+//! The program `tidemill` as its users meet it: a process, real files, signals, pipes.
+
+mod cases;
+mod components;
+mod disk;
+mod interrupts;
+mod reports;
+mod support;
