@@ -66,16 +66,20 @@ enum Columns {
 
 impl Columns {
     fn schema(self) -> Result<SchemaRef, ConfigError> {
-        let maps = match self {
-            Columns::Texts(texts) => return Ok(schema(&texts.join(", "))),
-            Columns::Maps(maps) => maps,
+        let columns: Vec<(String, String)> = match self {
+            Columns::Maps(maps) => maps.into_iter().flatten().collect(),
+            Columns::Texts(texts) => {
+                let column = |text: &String| text.split_once(' ').map(|(name, ty)| (name.to_owned(), ty.to_owned()));
+                let columns = texts.iter().map(column).collect::<Option<_>>();
+                columns.ok_or_else(|| ConfigError::new(&["columns"], "a column is NAME TYPE"))?
+            }
         };
         let field = |(name, ty): (String, String)| {
             let error =
                 |message| ConfigError { name: Some(ty.clone()), ..ConfigError::new(&["columns", &name], message) };
             parse_field(&name, &ty).map_err(error)
         };
-        let fields: Result<Vec<Field>, ConfigError> = maps.into_iter().flatten().map(field).collect();
+        let fields: Result<Vec<Field>, ConfigError> = columns.into_iter().map(field).collect();
         Ok(Arc::new(Schema::new(fields?)))
     }
 }
