@@ -18,7 +18,7 @@ use tidemill_model::component::Descriptor;
 use tidemill_model::config::ConfigContext;
 use tidemill_model::dead::DEAD_SCHEMA;
 use tidemill_model::fault::OnError;
-use tidemill_model::logic::LogicFactory;
+use tidemill_model::logic::{GuestLimits, LogicFactory};
 use tidemill_model::plan::{Built, JobOptions};
 use tidemill_model::schema::type_name;
 use tidemill_model::sink::Sink;
@@ -180,6 +180,8 @@ fn the_reference_has_the_defaults_and_limits_of_the_code() {
         ("tick_memory", mib(options.tick_bytes)),
         ("edge_memory", mib(options.edge_bytes)),
         ("buffer_memory", mib(options.buffer_bytes)),
+        ("call_time", format!("`{}s`", options.guest.call_ms / 1000)),
+        ("guest_memory", mib(options.guest.memory_bytes)),
     ] {
         let row = format!("| `{name}` | {default} |");
         assert!(section_of(&text, "Options").contains(&row), "the options lack {row}");
@@ -334,7 +336,7 @@ impl Catalog for Shown {
     fn component(&self, path: &Path) -> Result<Vec<Descriptor>, Fault> {
         Ok(Self::entries(path)?.iter().map(|entry| NativeFactory::new(entry).descriptor().clone()).collect())
     }
-    fn logic(&self, path: &Path, operator: &str) -> Result<Arc<dyn LogicFactory>, Fault> {
+    fn logic(&self, path: &Path, operator: &str, _limits: GuestLimits) -> Result<Arc<dyn LogicFactory>, Fault> {
         let entry = Self::entries(path)?.iter().find(|entry| entry.name() == operator).expect("it was described");
         Ok(NativeFactory::new(entry))
     }
@@ -359,9 +361,9 @@ impl Catalog for Shown {
         tidemill_engine::expr::node(where_, select, input, on_error)
     }
     fn window(&self, node: WindowNode, input: &SchemaRef) -> Result<Built, ConfigError> {
-        let WindowNode { size_ms, offset_ms, allowed_lateness_ms, keys: key, aggregates, .. } = node;
+        let WindowNode { size_ms, offset_ms, allowed_lateness_ms, keys: key, aggregates, on_error, .. } = node;
         tidemill_engine::windows::tumbling(
-            TumblingSpec { size_ms, offset_ms, allowed_lateness_ms, key, aggregates },
+            TumblingSpec { size_ms, offset_ms, allowed_lateness_ms, key, aggregates, on_error },
             input,
         )
     }
