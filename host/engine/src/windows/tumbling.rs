@@ -274,7 +274,7 @@ impl Tumbling {
             // Expressions are deterministic: no use in trying twice.
             search(&mut sieve, 0..part.num_rows(), 0, &self.rejects.node)?;
             let good = UInt32Array::from(sieve.good);
-            if good.len() > 0 {
+            if !good.is_empty() {
                 let part = part.take(&good)?;
                 // By itself each row can be read, so it ends here even if together they cannot.
                 if let Err(error) = self.aggregates.read(&part) {
