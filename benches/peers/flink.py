@@ -1,4 +1,4 @@
-"""Flink as a peer: finds Java and the jars, compiles Bench.java, runs one work.
+"""Flink as a peer: finds Java and the jars, compiles a program, runs it. Also the oracle of tests/flink uses it.
 
 The jars come from the Python package `apache-flink-libraries`, which pip fetches by name into the cache. Nothing is
 installed. `Unavailable` says in one sentence why Flink can't run here.
@@ -31,28 +31,33 @@ class Unavailable(Exception):
 
 
 class Flink:
-    """A ready peer. `version` is for the report."""
+    """A program in Flink, compiled. `version` is for the report."""
 
-    def __init__(self, build):
+    def __init__(self, build, source=SOURCE):
         self.java = java_version()
         self.version = f"Flink {PACKAGE.split('==')[1]}, Java {self.java}"
         jars = [str(jar) for jar in sorted(library().glob("*.jar")) if jar.name.startswith(JARS)]
         classes = build / "flink"
         classes.mkdir(parents=True, exist_ok=True)
         path = ":".join(jars)
-        done = subprocess.run(["javac", "-nowarn", "-d", str(classes), "-cp", path, str(SOURCE)])
+        done = subprocess.run(["javac", "-nowarn", "-d", str(classes), "-cp", path, str(source)])
         if done.returncode != 0:
-            raise Unavailable("Bench.java does not compile, see above.")
-        self.command = ["java", *JVM, "-cp", f"{classes}:{path}", "Bench"]
+            raise Unavailable(f"{source.name} does not compile, see above.")
+        self.command = ["java", *JVM, "-cp", f"{classes}:{path}", source.stem]
 
     def run(self, work, rows, warmup, count=False, files=None):
         """One measurement as a dictionary, in a JVM of its own. `warmup` rows run before, unmeasured."""
         words = [work, str(rows), str(warmup), "count" if count else "discard"]
         words += [files.resolve().as_uri()] if files else []
+        return json.loads(self.call(words).splitlines()[-1])
+
+    def call(self, words):
+        """What the program prints, in a JVM of its own."""
+        words = [str(word) for word in words]
         done = subprocess.run([*self.command, *words], capture_output=True, text=True, timeout=TIMEOUT_S)
         if done.returncode != 0:
-            sys.exit(f"Flink failed at {work}:\n{done.stdout[-2000:]}{done.stderr[-4000:]}")
-        return json.loads(done.stdout.splitlines()[-1])
+            sys.exit(f"Flink failed at {' '.join(words)}:\n{done.stdout[-2000:]}{done.stderr[-4000:]}")
+        return done.stdout
 
 
 def java_version():

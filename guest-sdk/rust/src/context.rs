@@ -88,7 +88,8 @@ impl<O: Operator> Context<O> {
         self.now.processing
     }
 
-    /// Calls `on_timer` for this key when the watermark reaches `time` (ms). Setting it twice is setting it once.
+    /// Calls `on_timer` for this key when the watermark reaches `time` (ms); if it has done so already, when it next moves
+    /// on. Setting it twice is setting it once.
     pub fn set_event_timer(&mut self, time: i64) {
         self.change_timer(Domain::Event, time, false);
     }

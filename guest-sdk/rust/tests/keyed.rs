@@ -137,6 +137,19 @@ fn state_and_timers_of_keys_are_apart() {
 }
 
 #[test]
+fn a_timer_set_below_the_watermark_waits_until_that_moves_on() {
+    let mut driver = driver();
+    driver.watermark(50);
+    driver.push_at(1, click("ada", 5));
+    driver.push_at(60, click("ada", 5));
+    driver.watermark(50);
+    assert_eq!(driver.rows(), [], "the second click has moved the timer in time");
+    driver.push_at(2, click("bob", 7));
+    driver.watermark(51);
+    assert_eq!(driver.rows(), [Out::Sessions(Session { user: "bob", clicks: 1, total: 7 })]);
+}
+
+#[test]
 fn a_failed_row_changes_nothing_and_costs_only_itself() {
     let mut driver = driver();
     driver.push_all([

@@ -25,10 +25,10 @@ impl Timers {
         self.of(domain).remove(&(time, key))
     }
 
-    /// The domain that has a timer due, event time first.
-    pub fn due(&self, now: Now) -> Option<TimeDomain> {
+    /// The domain that has a timer due, event time first; `advanced`: event time counts.
+    pub fn due(&self, now: Now, advanced: bool) -> Option<TimeDomain> {
         let is_due = |timers: &BTreeSet<(i64, Slot)>, clock| timers.first().is_some_and(|t| t.0 <= clock);
-        if is_due(&self.event, now.watermark) {
+        if advanced && is_due(&self.event, now.watermark) {
             Some(TimeDomain::Event)
         } else {
             is_due(&self.processing, now.processing_ms).then_some(TimeDomain::Processing)

@@ -50,8 +50,8 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     print(format_args!("{}  {}\n", out.display(), size(component.len())))
 }
 
-/// The component of the crate in `dir`.
-pub(crate) fn build(
+/// The component of the crate in `dir`: for `tidemill build`, and for tests whose guests are built as they start.
+pub fn build(
     dir: &Path,
     profile: Option<&str>,
     cargo_args: &[String],

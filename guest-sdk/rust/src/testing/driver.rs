@@ -146,19 +146,21 @@ impl<O: Operator> TestDriver<O> {
         for run in rows.chunk_by(|a, b| a.1.port() == b.1.port()) {
             self.push_run(run);
         }
-        self.fire();
+        self.fire(false);
     }
 
-    /// Event time moves on: no row at or below `watermark` is expected. Due timers fire.
+    /// Event time moves on: no row at or below `watermark` is expected. Due timers fire, also those that were due already
+    /// when a row set them; if it does not move, none does.
     pub fn watermark(&mut self, watermark: i64) {
+        let advanced = watermark > self.now.watermark;
         self.now.watermark = self.now.watermark.max(watermark);
-        self.fire();
+        self.fire(advanced);
     }
 
     /// Processing time moves on. Due timers fire.
     pub fn processing_time(&mut self, ms: i64) {
         self.now.processing = self.now.processing.max(ms);
-        self.fire();
+        self.fire(false);
     }
 
     /// Bounded input has ended: event time is over, all event timers fire.
@@ -326,11 +328,11 @@ impl<O: Operator> TestDriver<O> {
         key_columns(&fields, keys)
     }
 
-    /// Fires due timers, event time first, until none is due.
-    fn fire(&mut self) {
+    /// Fires due timers, event time first (if `advanced`), until none is due.
+    fn fire(&mut self, advanced: bool) {
         for _ in 0..TIMER_ROUNDS_MAX {
             let mut domain = Domain::Event;
-            let mut due = self.store.take_due(domain, self.now.watermark);
+            let mut due = if advanced { self.store.take_due(domain, self.now.watermark) } else { Vec::new() };
             if due.is_empty() {
                 domain = Domain::Processing;
                 due = self.store.take_due(domain, self.now.processing);

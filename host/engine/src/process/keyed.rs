@@ -3,7 +3,9 @@
 //!
 //! Laws: rows of a key are processed in order of arrival, each call seeing what the calls before it stored; timers fire in
 //! order of time, and a key's next timer only after the effects of the one before are applied (Flink's order);
-//! timers set while firing fire in the same tick if they are due; a key with a timer keeps its slot.
+//! timers set while firing fire in the same tick if they are due; one that rows set at or below the watermark waits until the
+//! watermark moves on, as in Flink's `InternalTimerServiceImpl`, so that a later row may still delete it; a key with a timer
+//! keeps its slot.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -35,8 +37,10 @@ pub(super) struct Keyed {
     timers: Timers,
     now: Now,
     work: Option<Work>,
-    /// Timers may be due.
+    /// Timers may be due, ...
     firing: bool,
+    /// ... also those of event time: the watermark has moved on.
+    advanced: bool,
     rows_in: Amplification,
     timers_in: Amplification,
     distinct: Distinct,
@@ -60,6 +64,7 @@ impl Keyed {
             now: Now::START,
             work: None,
             firing: false,
+            advanced: false,
             rows_in: Amplification::default(),
             timers_in: Amplification::default(),
             distinct: Distinct::default(),
@@ -122,7 +127,7 @@ impl Keyed {
 
     /// Fires the next due timers. Whether there were any.
     fn fire(&mut self, out: &mut dyn Collector) -> Result<bool, Fault> {
-        let Some(domain) = self.timers.due(self.now) else { return Ok(false) };
+        let Some(domain) = self.timers.due(self.now, self.advanced) else { return Ok(false) };
         let (mut times, mut slots) = (Vec::new(), Vec::new());
         let rows_max = self.timers_in.rows_per_call();
         self.distinct.begin();
@@ -200,6 +205,7 @@ impl Operator for Keyed {
     }
 
     fn on_time(&mut self, now: Now, out: &mut dyn Collector) -> Result<Progress, Fault> {
+        self.advanced = now.watermark > self.now.watermark;
         self.now = now;
         self.firing = true;
         self.go(out)

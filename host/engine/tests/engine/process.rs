@@ -207,6 +207,19 @@ fn event_timers_fire_in_order_once_the_watermark_reaches_them() {
 }
 
 #[test]
+fn a_timer_set_below_the_watermark_waits_until_that_moves_on() {
+    let mut driver = alarms(&alarm(&kv(), event, |_, _| vec![]), OnError::Fail);
+    driver.advance_event_time("in", 10).unwrap();
+    driver.push("in", batch(&[(1, 10), (2, -5)])).unwrap();
+    driver.tick().unwrap();
+    driver.advance_event_time("in", 10).unwrap();
+    driver.advance_processing_time(1000).unwrap();
+    assert!(driver.output("out").is_empty(), "a row that comes now may still delete them");
+    driver.advance_event_time("in", 11).unwrap();
+    assert_eq!(lines(driver.output("out")), ["2|-5", "1|10"]);
+}
+
+#[test]
 fn timers_set_while_firing_fire_too_if_they_are_due() {
     let again = |time: i64, key| if time % 10 < 3 { event(time + 1, key) } else { vec![] };
     let mut driver = alarms(&alarm(&kv(), event, again), OnError::Fail);

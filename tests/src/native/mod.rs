@@ -1,13 +1,17 @@
 //! Operators of the Rust SDK run natively behind the host's logic port, by the same columns that cross
 //! into a component: for comparison of WASM with native code, in results and in speed.
 //!
-//! Flat columns only (no list, no struct): what the benchmarks and the case matrix use.
+//! A panic is a trap, as it is in a component: the instance is gone, and the next call gets a fresh one.
 
-use std::sync::Arc;
+mod columns;
 
-use arrow::array::{Array, ArrayData, ArrayRef, BooleanArray, RecordBatch, make_array};
+use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Once};
+
+use arrow::array::{BooleanArray, RecordBatch};
 use arrow::buffer::{BooleanBuffer, Buffer, ScalarBuffer};
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
 use tidemill_model::Fault;
 use tidemill_model::component::{Descriptor, LogicKind, Port, StateDescriptor};
 use tidemill_model::logic::{
@@ -17,6 +21,8 @@ use tidemill_model::logic::{
 use tidemill_model::schema::{parse_type, type_name};
 use tidemill_model::time::Now;
 use tidemill_sdk::native as sdk;
+
+use columns::{Columns, Lowered, bytes, lift, lift_all, optional};
 
 /// One operator of a crate that is linked in.
 pub struct NativeFactory {
@@ -46,11 +52,13 @@ impl LogicFactory for NativeFactory {
             workers: context.workers as u32,
         };
         let instance = self.entry.open(&context).map_err(|e| Fault::config(e.to_string()))?;
-        Ok(Box::new(Native { instance, descriptor: self.descriptor.clone() }))
+        Ok(Box::new(Native { entry: self.entry, context, instance, descriptor: self.descriptor.clone() }))
     }
 }
 
 struct Native {
+    entry: &'static sdk::Entry,
+    context: sdk::OpenContext,
     instance: Box<dyn sdk::Instance>,
     descriptor: Descriptor,
 }
@@ -63,14 +71,14 @@ impl Logic for Native {
     fn process(&mut self, input: &RowsIn) -> Result<Effects, LogicError> {
         let columns = Lowered::of(input.rows.columns());
         let rows = columns.batch(input.rows.num_rows(), &input.times);
-        let effects = self.instance.process(input.input as u16, &rows, now(input.now)).map_err(fatal)?;
-        self.effects(effects)
+        let effects = self.call(|instance| instance.process(input.input as u16, &rows, now(input.now)))?;
+        self.effects(effects, 0)
     }
 
     fn keep(&mut self, input: &RowsIn) -> Result<(BooleanArray, Vec<RowError>), LogicError> {
         let columns = Lowered::of(input.rows.columns());
         let rows = columns.batch(input.rows.num_rows(), &input.times);
-        let kept = self.instance.keep(input.input as u16, &rows, now(input.now)).map_err(fatal)?;
+        let kept = self.call(|instance| instance.keep(input.input as u16, &rows, now(input.now)))?;
         let bits = BooleanBuffer::new(Buffer::from_vec(kept.bitmap), 0, input.rows.num_rows());
         Ok((BooleanArray::new(bits, None), kept.errors.into_iter().map(row_error).collect()))
     }
@@ -85,8 +93,8 @@ impl Logic for Native {
             keys: keys.keys(input.key_count, &input.states),
             now: now(input.rows.now),
         };
-        let effects = self.instance.process_keyed(batch).map_err(fatal)?;
-        self.effects(effects)
+        let effects = self.call(|instance| instance.process_keyed(batch))?;
+        self.effects(effects, input.key_count)
     }
 
     fn on_timers(&mut self, due: &TimersIn) -> Result<Effects, LogicError> {
@@ -101,16 +109,55 @@ impl Logic for Native {
             keys: keys.keys(due.key_count, &due.states),
             now: now(due.now),
         };
-        let effects = self.instance.on_timers(timers).map_err(fatal)?;
-        self.effects(effects)
+        let effects = self.call(|instance| instance.on_timers(timers))?;
+        self.effects(effects, due.key_count)
     }
 }
 
+static QUIET_HOOK: Once = Once::new();
+
+thread_local! {
+    /// This thread is in a call: a panic is a result.
+    static CALLING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Panics in calls print nothing, as in a component.
+fn hush() {
+    let loud = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if !CALLING.get() {
+            loud(panic);
+        }
+    }));
+}
+
 impl Native {
-    fn effects(&self, effects: sdk::Effects) -> Result<Effects, LogicError> {
+    /// Calls the operator. What it leaves behind when it panics is thrown away with it.
+    fn call<T>(
+        &mut self,
+        call: impl FnOnce(&mut dyn sdk::Instance) -> Result<T, sdk::OpError>,
+    ) -> Result<T, LogicError> {
+        let instance = self.instance.as_mut();
+        QUIET_HOOK.call_once(hush);
+        CALLING.set(true);
+        let result = catch_unwind(AssertUnwindSafe(|| call(instance)));
+        CALLING.set(false);
+        match result {
+            Ok(result) => result.map_err(fatal),
+            Err(panic) => {
+                self.instance = self.entry.open(&self.context).map_err(fatal)?;
+                let text = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
+                let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
+                Err(LogicError::Trap(format!("panicked: {text}")))
+            }
+        }
+    }
+
+    /// `keys`: how many there are in the call.
+    fn effects(&self, effects: sdk::Effects, keys: usize) -> Result<Effects, LogicError> {
         let outputs: Result<Vec<RowsOut>, LogicError> = effects.outputs.into_iter().map(|o| self.output(o)).collect();
         let updates: Result<Vec<StateUpdate>, LogicError> =
-            effects.updates.into_iter().map(|u| self.update(u)).collect();
+            effects.updates.into_iter().map(|u| self.update(u, keys)).collect();
         Ok(Effects {
             outputs: outputs?,
             updates: updates?,
@@ -122,11 +169,9 @@ impl Native {
     fn output(&self, output: sdk::Output) -> Result<RowsOut, LogicError> {
         let schema = &self.descriptor.outputs[output.port as usize].schema;
         let rows = output.rows.rows as usize;
-        let columns: Result<Vec<ArrayRef>, LogicError> = (schema.fields().iter().zip(output.rows.columns))
-            .map(|(field, column)| lift(field.data_type(), rows, column))
-            .collect();
+        let columns = lift_all(schema.fields(), rows, output.rows.columns)?;
         let options = arrow::array::RecordBatchOptions::new().with_row_count(Some(rows));
-        let rows = RecordBatch::try_new_with_options(schema.clone(), columns?, &options);
+        let rows = RecordBatch::try_new_with_options(schema.clone(), columns, &options);
         Ok(RowsOut {
             port: output.port as usize,
             rows: rows.map_err(|e| LogicError::Fatal(e.to_string()))?,
@@ -136,16 +181,13 @@ impl Native {
         })
     }
 
-    fn update(&self, update: sdk::StateUpdate) -> Result<StateUpdate, LogicError> {
+    fn update(&self, update: sdk::StateUpdate, keys: usize) -> Result<StateUpdate, LogicError> {
         let field = &self.descriptor.states[update.state as usize].field;
-        let width = field.data_type().primitive_width();
-        let rows = match width {
-            Some(width) => update.values.data.len() / width,
-            None if *field.data_type() == DataType::Boolean => update.key_index.len() / 4,
-            None => (update.values.offsets.len() / 4).saturating_sub(1),
-        };
-        let values = lift(field.data_type(), rows, update.values)?;
-        Ok(StateUpdate { state: update.state as usize, keys: optional(update.key_index), values })
+        let indices = optional(update.key_index);
+        // Without indices there is a value for each key.
+        let rows = indices.as_ref().map_or(keys, |indices: &ScalarBuffer<u32>| indices.len());
+        let values = lift(field.data_type(), rows, &mut Columns::from([update.values]))?;
+        Ok(StateUpdate { state: update.state as usize, keys: indices, values })
     }
 }
 
@@ -177,84 +219,6 @@ fn timer_changes(changes: sdk::TimerChanges) -> impl Iterator<Item = TimerChange
     })
 }
 
-fn bytes(buffer: &Buffer) -> &[u8] {
-    buffer.as_slice()
-}
-
-fn optional<T: arrow::datatypes::ArrowNativeType>(bytes: Vec<u8>) -> Option<ScalarBuffer<T>> {
-    (!bytes.is_empty()).then(|| Buffer::from_vec(bytes).into())
-}
-
-/// Buffers of flat columns, rebased to their first row.
-struct Lowered(Vec<ArrayData>);
-
-impl Lowered {
-    fn of<'a>(columns: impl IntoIterator<Item = &'a ArrayRef>) -> Self {
-        Self(columns.into_iter().map(|c| rebase(c.to_data())).collect())
-    }
-
-    fn refs(&self) -> Vec<sdk::ColumnRef<'_>> {
-        self.0.iter().map(column_ref).collect()
-    }
-
-    fn batch<'a>(&'a self, rows: usize, times: &'a Option<ScalarBuffer<i64>>) -> sdk::BatchRef<'a> {
-        let times = times.as_ref().map_or(&[][..], |t| bytes(t.inner()));
-        sdk::BatchRef { rows: rows as u32, times, kinds: &[], columns: self.refs() }
-    }
-
-    fn keys(&self, count: usize, states: &[ArrayRef]) -> sdk::Keys<'_> {
-        let owned = |a: &ArrayRef| {
-            let data = rebase(a.to_data());
-            let column = column_ref(&data);
-            sdk::Column {
-                validity: column.validity.to_vec(),
-                offsets: column.offsets.to_vec(),
-                data: column.data.to_vec(),
-            }
-        };
-        sdk::Keys { count: count as u32, columns: self.refs(), states: states.iter().map(owned).collect() }
-    }
-}
-
-/// Slices that do not begin at 0 are copied, except those of fixed width.
-fn rebase(data: ArrayData) -> ArrayData {
-    if data.offset() == 0 {
-        return data;
-    }
-    let mut copy = arrow::array::MutableArrayData::new(vec![&data], false, data.len());
-    copy.try_extend(0, 0, data.len()).expect("a batch fits into one array");
-    copy.freeze()
-}
-
-fn column_ref(data: &ArrayData) -> sdk::ColumnRef<'_> {
-    let rows = data.len();
-    let validity = data.nulls().filter(|n| n.null_count() > 0).map_or(&[][..], |n| n.buffer().as_slice());
-    match data.data_type() {
-        DataType::Utf8 | DataType::Binary => {
-            let offsets = &data.buffers()[0].as_slice()[..(rows + 1) * 4];
-            let end = data.buffers()[0].typed_data::<i32>()[rows] as usize;
-            sdk::ColumnRef { validity, offsets, data: &data.buffers()[1].as_slice()[..end] }
-        }
-        DataType::Boolean => sdk::ColumnRef { validity, offsets: &[], data: data.buffers()[0].as_slice() },
-        other => {
-            let width = other.primitive_width().expect("flat columns only");
-            sdk::ColumnRef { validity, offsets: &[], data: &data.buffers()[0].as_slice()[..rows * width] }
-        }
-    }
-}
-
-fn lift(data_type: &DataType, rows: usize, column: sdk::Column) -> Result<ArrayRef, LogicError> {
-    let mut builder = ArrayData::builder(data_type.clone()).len(rows);
-    if !column.validity.is_empty() {
-        builder = builder.null_bit_buffer(Some(Buffer::from_vec(column.validity)));
-    }
-    if matches!(data_type, DataType::Utf8 | DataType::Binary) {
-        builder = builder.add_buffer(Buffer::from_vec(column.offsets));
-    }
-    let data = builder.add_buffer(Buffer::from_vec(column.data)).align_buffers(true).build();
-    data.map(make_array).map_err(|e| LogicError::Fatal(e.to_string()))
-}
-
 fn descriptor(d: &sdk::Descriptor) -> Descriptor {
     let state = |s: &sdk::StateDescriptor| StateDescriptor {
         name: s.name.clone(),
@@ -280,15 +244,36 @@ fn descriptor(d: &sdk::Descriptor) -> Descriptor {
 }
 
 fn port(p: &sdk::Port) -> Port {
-    let schema: SchemaRef = Arc::new(Schema::new(p.fields.iter().map(field).collect::<Vec<_>>()));
+    let mut flat = p.fields.iter();
+    let mut fields = Vec::new();
+    while let Some(first) = flat.next() {
+        fields.push(nested(first, &mut flat));
+    }
+    let schema: SchemaRef = Arc::new(Schema::new(fields));
     Port { name: p.name.clone(), schema, carry: p.carry }
 }
 
-fn field(f: &sdk::Field) -> Field {
-    assert_eq!(f.children, 0, "flat columns only: `{}`", f.name);
-    Field::new(&f.name, parse_type(&f.type_name).expect("the SDK names types as the host does"), f.nullable)
+/// A field with its children, which follow it in pre-order.
+fn nested<'a>(f: &sdk::Field, rest: &mut impl Iterator<Item = &'a sdk::Field>) -> Field {
+    let children: Vec<Field> = (0..f.children)
+        .map(|_| {
+            let child = rest.next().expect("a child follows its parent");
+            nested(child, rest)
+        })
+        .collect();
+    let data_type = match f.type_name.as_str() {
+        "list" => DataType::List(Arc::new(children.into_iter().next().expect("a list has items"))),
+        "struct" => DataType::Struct(Fields::from(children)),
+        plain => parse_type(plain).expect("the SDK names types as the host does"),
+    };
+    Field::new(&f.name, data_type, f.nullable)
 }
 
+fn field(f: &sdk::Field) -> Field {
+    nested(f, &mut std::iter::empty())
+}
+
+/// Keys are flat.
 fn sdk_field(f: &Field) -> sdk::Field {
     sdk::Field { name: f.name().clone(), type_name: type_name(f.data_type()), nullable: f.is_nullable(), children: 0 }
 }
