@@ -5,6 +5,8 @@ use std::sync::{Arc, LazyLock};
 use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
+use crate::fault::Fault;
+
 /// One row that failed, with everything that is known about it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DeadRow {
@@ -21,6 +23,20 @@ pub struct DeadRow {
     pub file: Option<String>,
     /// 1-based line (text formats) or row (binary formats) in `file`.
     pub line: Option<i64>,
+}
+
+impl DeadRow {
+    /// The row as the error of a job that has no dead letters.
+    pub fn fault(&self) -> Fault {
+        let place = match (&self.file, self.line) {
+            (Some(file), Some(line)) => format!("{file}:{line}: "),
+            (Some(file), None) => format!("{file}: "),
+            _ => String::new(),
+        };
+        Fault::data(format!("{place}{}", self.error))
+            .with_row(self.row.clone())
+            .with_help("set `on_error: dead_letter` and a `dead_letter:` sink to go on without such rows")
+    }
 }
 
 /// Columns of the dead-letter output: operator, error, key, row, event_time (ms), file, line.

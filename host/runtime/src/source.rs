@@ -340,7 +340,7 @@ impl SplitReaders {
             row.file.get_or_insert_with(|| split.id.clone());
         }
         match dead.first() {
-            Some(row) if self.on_error == OnError::Fail => Err(rejected(row)),
+            Some(row) if self.on_error == OnError::Fail => Err(row.fault()),
             _ => Ok(((!batch.is_empty()).then_some(batch), dead)),
         }
     }
@@ -356,15 +356,4 @@ impl SplitReaders {
         }
         combine(self.open.iter().map(|s| s.watermark.at(now_ms)))
     }
-}
-
-fn rejected(row: &DeadRow) -> Fault {
-    let place = match (&row.file, row.line) {
-        (Some(file), Some(line)) => format!("{file}:{line}: "),
-        (Some(file), None) => format!("{file}: "),
-        _ => String::new(),
-    };
-    Fault::data(format!("{place}{}", row.error))
-        .with_row(row.row.clone())
-        .with_help("set `on_error: dead_letter` and a `dead_letter:` sink to go on without such rows")
 }

@@ -16,6 +16,7 @@ use tidemill_model::{Batch, Fault, event_time};
 use super::rng::Rng;
 
 struct OpenSplit {
+    id: String,
     reader: Box<dyn SplitReader>,
     watermark: SplitWatermark,
     /// Asked again at this time.
@@ -71,7 +72,8 @@ impl SourceWorker {
         while self.splits.len() < at_once {
             let Some(split) = self.waiting.pop_front() else { break };
             let reader = source.open(&split, &Position::default())?;
-            self.splits.push(OpenSplit { reader, watermark: self.watermark(now_ms), until_ms: i64::MIN });
+            let watermark = self.watermark(now_ms);
+            self.splits.push(OpenSplit { id: split.id, reader, watermark, until_ms: i64::MIN });
         }
         self.finished = self.splits.is_empty();
         Ok(())
@@ -123,7 +125,8 @@ impl SourceWorker {
                 Ok((None, Vec::new()))
             }
             Polled::Rows { rows, rejected } => {
-                let (batch, dead) = self.receive(rows, rejected)?;
+                let id = self.splits[index].id.clone();
+                let (batch, dead) = self.receive(rows, rejected, Some(&id))?;
                 if let Some(times) = &batch.times {
                     self.splits[index].watermark.on_rows(times, now_ms);
                 }
@@ -141,7 +144,7 @@ impl SourceWorker {
             Some(times) => {
                 return Err(Fault::config(format!("{} event times for {} rows", times.len(), rows.num_rows())));
             }
-            None => self.receive(rows, Vec::new())?,
+            None => self.receive(rows, Vec::new(), None)?,
         };
         Ok((batch, dead))
     }
@@ -160,7 +163,13 @@ impl SourceWorker {
         }
     }
 
-    fn receive(&self, rows: RecordBatch, mut dead: Vec<DeadRow>) -> Result<(Batch, Vec<DeadRow>), Fault> {
+    /// Rows of a split, if they are not pushed.
+    fn receive(
+        &self,
+        rows: RecordBatch,
+        mut dead: Vec<DeadRow>,
+        split: Option<&String>,
+    ) -> Result<(Batch, Vec<DeadRow>), Fault> {
         let (rows, times): (RecordBatch, Option<ScalarBuffer<i64>>) = match self.event_time {
             None => (rows, None),
             Some(spec) => {
@@ -169,15 +178,12 @@ impl SourceWorker {
                 (rows, Some(times))
             }
         };
-        dead.iter_mut().for_each(|row| row.operator.clone_from(&self.name));
+        for row in &mut dead {
+            row.operator.clone_from(&self.name);
+            row.file = row.file.take().or_else(|| split.cloned());
+        }
         match dead.first() {
-            Some(row) if self.on_error == OnError::Fail => {
-                let place = match (&row.file, row.line) {
-                    (Some(file), Some(line)) => format!("{file}:{line}: "),
-                    _ => String::new(),
-                };
-                Err(Fault::data(format!("{place}{}", row.error)).with_row(row.row.clone()))
-            }
+            Some(row) if self.on_error == OnError::Fail => Err(row.fault()),
             _ => Ok((Batch::new(rows).with_times(times), dead)),
         }
     }

@@ -129,7 +129,8 @@ fn rejected_rows_are_dead_or_fail_the_job() {
         *on_error = OnError::Fail;
     }
     let fault = Driver::new(&plan, 2, 1).unwrap().run().unwrap_err();
-    assert_eq!((fault.operator.as_str(), fault.message.as_str()), ("in", "rejected"));
+    assert_eq!(fault.operator, "in");
+    assert!(fault.message.ends_with(": rejected"), "{}: the split is the file of a row that names none", fault.message);
 }
 
 #[test]
