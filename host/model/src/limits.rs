@@ -12,8 +12,9 @@ pub const TICK_MS: u64 = 10;
 pub const TICKS_IN_FLIGHT: u64 = 16;
 /// Ticks between two boundaries, the only places where a stop (later: checkpoint, swap) may happen.
 pub const BOUNDARY_TICKS: u64 = 20;
-/// Bytes that one source and worker may emit within one tick.
-pub const TICK_BYTES_MAX: usize = 16 << 20;
+/// Bytes that one source and worker may emit within one tick: 12 GiB a second, more than a worker can pass on. What is
+/// in flight is bounded by [`EDGE_BYTES_MAX`]; this bounds what a tick can hold up.
+pub const TICK_BYTES_MAX: usize = 128 << 20;
 /// Bytes that one operator's output may hold in flight on one worker before it waits.
 pub const EDGE_BYTES_MAX: usize = 16 << 20;
 /// Bytes that rows may take on their way between nodes, over all nodes and workers of a process.

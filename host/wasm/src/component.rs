@@ -14,6 +14,7 @@ use crate::describe;
 use crate::host::{Limits, WasmHost};
 use crate::logic::GuestFactory;
 use crate::sandbox::{GuestState, Instance};
+use crate::symbols::Symbols;
 
 /// Where the exported functions are.
 pub(crate) struct Surface {
@@ -30,6 +31,7 @@ pub struct Component {
     exports: Vec<String>,
     pre: InstancePre<GuestState>,
     surface: Surface,
+    symbols: Arc<Symbols>,
     operators: Vec<Arc<Descriptor>>,
     descriptors: Vec<Descriptor>,
 }
@@ -46,17 +48,19 @@ impl Component {
         host: &Arc<WasmHost>,
         digest: String,
         compiled: wasmtime::component::Component,
+        symbols: Symbols,
     ) -> Result<Self, Fault> {
+        let symbols = Arc::new(symbols);
         let ty = compiled.component_type();
         let imports: Vec<String> = ty.imports(&host.engine).map(|(name, _)| name.to_owned()).collect();
         let exports: Vec<String> = ty.exports(&host.engine).map(|(name, _)| name.to_owned()).collect();
         admit::check_names(&imports, &exports)?;
         let pre = host.linker.instantiate_pre(&compiled).map_err(other_contract)?;
         let surface = Surface::find(&pre, &exports)?;
-        let descriptors = ask(host, &pre, &surface)?;
+        let descriptors = ask(host, &pre, &surface, &symbols)?;
         check_kinds(&descriptors, &surface)?;
         let operators = descriptors.iter().cloned().map(Arc::new).collect();
-        Ok(Self { host: host.clone(), digest, imports, exports, pre, surface, operators, descriptors })
+        Ok(Self { host: host.clone(), digest, imports, exports, pre, surface, symbols, operators, descriptors })
     }
 
     pub fn operators(&self) -> &[Descriptor] {
@@ -104,7 +108,7 @@ impl Component {
 
     /// A fresh instance, not yet opened.
     pub(crate) fn instantiate(&self, state: GuestState, limits: Limits) -> Result<Instance, (String, GuestState)> {
-        Instance::new(&self.pre, &self.surface, state, limits)
+        Instance::new(&self.pre, &self.surface, &self.symbols, state, limits)
     }
 }
 
@@ -126,11 +130,16 @@ fn other_contract(error: wasmtime::Error) -> Fault {
         .with_help("build the component with the SDK of this release")
 }
 
-fn ask(host: &WasmHost, pre: &InstancePre<GuestState>, surface: &Surface) -> Result<Vec<Descriptor>, Fault> {
+fn ask(
+    host: &WasmHost,
+    pre: &InstancePre<GuestState>,
+    surface: &Surface,
+    symbols: &Arc<Symbols>,
+) -> Result<Vec<Descriptor>, Fault> {
     let state = GuestState::new("describe", 0, &host.limits);
     let failed = |what: &str, text: String| Fault::component(format!("{what}: {text}"));
-    let mut instance =
-        Instance::new(pre, surface, state, host.limits).map_err(|(text, _)| failed("can't be instantiated", text))?;
+    let mut instance = Instance::new(pre, surface, symbols, state, host.limits)
+        .map_err(|(text, _)| failed("can't be instantiated", text))?;
     let said = instance
         .call(|store, exports| exports.lifecycle.call_describe(store))
         .map_err(|text| failed("failed in `describe`", text))?;

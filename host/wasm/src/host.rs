@@ -13,6 +13,7 @@ use crate::cache::Cache;
 use crate::component::Component;
 use crate::imports;
 use crate::sandbox::GuestState;
+use crate::symbols::Symbols;
 use crate::ticker::Ticker;
 
 /// What a guest may use.
@@ -90,7 +91,7 @@ impl WasmHost {
             .and_then(|()| {
                 let digest = hex(&Sha256::digest(bytes));
                 let compiled = self.compiled(&digest, bytes)?;
-                Component::describe(self, digest, compiled)
+                Component::describe(self, digest, compiled, Symbols::of(bytes))
             })
             .map(Arc::new)
             .map_err(|fault| of_component(name, fault))
@@ -118,8 +119,8 @@ fn engine_config() -> Config {
     config.epoch_interruption(true);
     // The same row gives the same result on every machine.
     config.relaxed_simd_deterministic(true);
-    // File and line in a guest's stack, where the component has debug information.
-    config.wasm_backtrace_details(WasmBacktraceDetails::Enable);
+    // File and line in a guest's stack: see symbols.rs.
+    config.wasm_backtrace_details(WasmBacktraceDetails::Disable);
     config
 }
 

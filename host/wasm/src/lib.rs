@@ -15,6 +15,7 @@ mod host;
 mod imports;
 mod logic;
 mod sandbox;
+mod symbols;
 mod ticker;
 mod trap;
 

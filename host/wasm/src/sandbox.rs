@@ -12,6 +12,7 @@ use crate::component::Surface;
 use crate::host::Limits;
 use crate::imports::logging::Log;
 use crate::imports::metrics::Metrics;
+use crate::symbols::Symbols;
 use crate::ticker::TICK_MS;
 use crate::trap;
 
@@ -122,6 +123,7 @@ pub(crate) struct Instance {
     store: Store<GuestState>,
     exports: Exports,
     limits: Limits,
+    symbols: Arc<Symbols>,
 }
 
 impl Instance {
@@ -129,6 +131,7 @@ impl Instance {
     pub(crate) fn new(
         pre: &InstancePre<GuestState>,
         surface: &Surface,
+        symbols: &Arc<Symbols>,
         state: GuestState,
         limits: Limits,
     ) -> Result<Self, (String, GuestState)> {
@@ -137,8 +140,8 @@ impl Instance {
         store.set_hostcall_fuel(limits.return_bytes);
         arm(&mut store, &limits);
         match load(&mut store, pre, surface) {
-            Ok(exports) => Ok(Self { store, exports, limits }),
-            Err(error) => Err((trap::explain(&error, store.data(), &limits), store.into_data())),
+            Ok(exports) => Ok(Self { store, exports, limits, symbols: symbols.clone() }),
+            Err(error) => Err((trap::explain(&error, store.data(), &limits, symbols), store.into_data())),
         }
     }
 
@@ -148,7 +151,8 @@ impl Instance {
         call: impl FnOnce(&mut Store<GuestState>, &Exports) -> wasmtime::Result<R>,
     ) -> Result<R, String> {
         arm(&mut self.store, &self.limits);
-        call(&mut self.store, &self.exports).map_err(|error| trap::explain(&error, self.store.data(), &self.limits))
+        call(&mut self.store, &self.exports)
+            .map_err(|error| trap::explain(&error, self.store.data(), &self.limits, &self.symbols))
     }
 
     pub(crate) fn into_state(self) -> GuestState {

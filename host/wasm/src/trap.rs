@@ -2,10 +2,11 @@
 
 use std::fmt::Write;
 
-use wasmtime::{FrameInfo, FrameSymbol, Trap, WasmBacktrace};
+use wasmtime::{FrameInfo, Trap, WasmBacktrace};
 
 use crate::host::Limits;
 use crate::sandbox::GuestState;
+use crate::symbols::{Symbol, Symbols};
 
 /// Frames shown: enough to reach the user's code through a library.
 const FRAMES_MAX: usize = 16;
@@ -14,10 +15,10 @@ const MACHINERY: &[&str] = &["core::", "std::", "alloc::", "<alloc::", "__rust",
 const MACHINERY_FOLDERS: &[&str] = &["/library/core/src/", "/library/std/src/", "/library/alloc/src/", "/rust/deps/"];
 
 /// The error of a call as text: what happened, and where in the guest.
-pub(crate) fn explain(error: &wasmtime::Error, state: &GuestState, limits: &Limits) -> String {
+pub(crate) fn explain(error: &wasmtime::Error, state: &GuestState, limits: &Limits, symbols: &Symbols) -> String {
     let mut text = what(error, state, limits);
     if let Some(backtrace) = error.downcast_ref::<WasmBacktrace>() {
-        frames(backtrace, &mut text);
+        frames(backtrace, symbols, &mut text);
     }
     text
 }
@@ -46,8 +47,8 @@ fn what(error: &wasmtime::Error, state: &GuestState, limits: &Limits) -> String 
     format!("broke the contract: {root}")
 }
 
-fn frames(backtrace: &WasmBacktrace, into: &mut String) {
-    let names: Vec<String> = backtrace.frames().iter().flat_map(lines).collect();
+fn frames(backtrace: &WasmBacktrace, symbols: &Symbols, into: &mut String) {
+    let names: Vec<String> = backtrace.frames().iter().flat_map(|frame| lines(frame, symbols)).collect();
     let is_machinery = |name: &String| {
         MACHINERY.iter().any(|m| name.starts_with(m)) || MACHINERY_FOLDERS.iter().any(|f| name.contains(f))
     };
@@ -69,20 +70,20 @@ fn frames(backtrace: &WasmBacktrace, into: &mut String) {
 
 /// `name at file:line`, demangled, as far as the component's name and debug sections know; functions
 /// that were inlined into another have lines of their own.
-fn lines(frame: &FrameInfo) -> Vec<String> {
+fn lines(frame: &FrameInfo, symbols: &Symbols) -> Vec<String> {
     let whole = || match frame.func_name() {
         Some(name) => demangled(name),
         None => format!("function {}", frame.func_index()),
     };
-    let symbols = frame.symbols();
+    let symbols = frame.module_offset().map(|offset| symbols.at(offset)).unwrap_or_default();
     if symbols.is_empty() {
         return vec![whole()];
     }
     // The last one is the function itself, whose full name is in the name section.
-    let line = |(index, symbol): (usize, &FrameSymbol)| {
+    let line = |(index, symbol): (usize, &Symbol)| {
         let inlined = index + 1 < symbols.len();
-        let name = symbol.name().filter(|_| inlined).map_or_else(whole, demangled);
-        match (symbol.file(), symbol.line()) {
+        let name = symbol.name.as_deref().filter(|_| inlined).map_or_else(whole, demangled);
+        match (&symbol.file, symbol.line) {
             (Some(file), Some(line)) => format!("{name} at {file}:{line}"),
             _ => name,
         }
