@@ -15,6 +15,7 @@ pub mod key;
 pub mod limits;
 pub mod logic;
 pub mod operator;
+pub mod panics;
 pub mod plan;
 pub mod schema;
 pub mod sink;

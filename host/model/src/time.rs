@@ -67,6 +67,12 @@ impl SplitWatermark {
         self.last_row_ms = now_ms;
     }
 
+    /// The split could not be read up to now, because what is below it had no room: that does not make it idle
+    /// (Flink pauses the idle clock under backpressure likewise).
+    pub fn held_up(&mut self, now_ms: i64) {
+        self.last_row_ms = now_ms;
+    }
+
     pub fn finish(&mut self) {
         self.finished = true;
     }
@@ -142,6 +148,18 @@ impl WatermarkTracker {
 mod tests {
     use super::SourceTime::{Active, Finished, Idle};
     use super::*;
+
+    #[test]
+    fn a_split_that_may_not_be_read_is_not_idle() {
+        let strategy = WatermarkStrategy { delay_ms: 0, idle_after_ms: Some(50) };
+        let mut split = SplitWatermark::new(strategy, 0);
+        split.on_rows(&[100], 10);
+        assert_eq!(split.at(59), SourceTime::Active(99));
+        assert_eq!(split.at(60), SourceTime::Idle(99));
+        split.held_up(60);
+        assert_eq!(split.at(109), SourceTime::Active(99));
+        assert_eq!(split.at(110), SourceTime::Idle(99));
+    }
 
     #[test]
     fn combine_takes_the_minimum_of_active_parts() {

@@ -1,5 +1,6 @@
 //! The command line: parses flags and calls the command.
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -33,6 +34,12 @@ enum Command {
 
 fn main() -> ExitCode {
     log_to_stderr();
+    let print = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if !tidemill_model::panics::are_expected() {
+            print(panic);
+        }
+    }));
     let outcome = match Cli::parse().command {
         Command::New(args) => new::run(args).map(|()| ExitCode::SUCCESS),
         Command::Build(args) => build_cmd::run(args).map(|()| ExitCode::SUCCESS),
@@ -60,5 +67,7 @@ fn log_to_stderr() {
     use tracing_subscriber::EnvFilter;
     let filter = EnvFilter::try_from_env("TIDEMILL_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     // What cannot be logged is lost: the subscriber would complain about it with a panic.
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).log_internal_errors(false).init();
+    let ansi = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
+    let logger = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(ansi);
+    logger.with_writer(std::io::stderr).log_internal_errors(false).init();
 }

@@ -5,6 +5,7 @@
 //! prepared when all input has ended and committed only if the whole job succeeded.
 
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -15,7 +16,7 @@ use crossbeam_channel::{Receiver, TrySendError, bounded};
 use hdrhistogram::Histogram;
 use tidemill_model::plan::Edge;
 use tidemill_model::sink::{Sink, SinkWriter};
-use tidemill_model::{Batch, Fault};
+use tidemill_model::{Batch, Fault, panics};
 use timely::dataflow::Scope;
 use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
@@ -241,9 +242,12 @@ impl WriterThread {
         let (written, done) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
         let shared = books.shared.clone();
         let spawned = std::thread::Builder::new().name("tidemill-sink".into()).spawn({
-            let (written, done) = (written.clone(), done.clone());
+            let (written, done, failed) = (written.clone(), done.clone(), shared.clone());
             move || {
-                run_writer(writer, books, &received, &written, &wake);
+                let run = || run_writer(writer, books, &received, &written, &wake);
+                if let Err(panic) = catch_unwind(AssertUnwindSafe(run)) {
+                    failed.fail(Fault::internal(format!("a sink panicked: {}", panics::text(&*panic))));
+                }
                 done.store(true, Ordering::Release);
                 let _ = wake.activate();
             }

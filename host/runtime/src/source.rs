@@ -150,7 +150,8 @@ impl SourceState {
         Ok(Some(Duration::ZERO))
     }
 
-    fn blocked(&self, wait: Option<Duration>) -> Option<Duration> {
+    fn blocked(&mut self, wait: Option<Duration>) -> Option<Duration> {
+        self.readers.held_up();
         self.metrics().blocked.fetch_add(1, Relaxed);
         wait
     }
@@ -245,6 +246,8 @@ pub struct SplitReaders {
 struct OpenSplit {
     id: String,
     reader: Box<dyn SplitReader>,
+    /// The last batch was small.
+    trickles: bool,
     watermark: SplitWatermark,
 }
 
@@ -277,7 +280,19 @@ impl SplitReaders {
     }
 
     fn poll_splits(&mut self) -> Result<Read, Fault> {
-        self.open_splits()?;
+        loop {
+            self.open_splits()?;
+            match self.poll_open()? {
+                Some(read) => return Ok(read),
+                None if self.waiting.is_empty() => return Ok(Read::End),
+                // The splits that were open have ended: on with the next ones.
+                None => {}
+            }
+        }
+    }
+
+    /// Asks each open split once; `None` if none is left.
+    fn poll_open(&mut self) -> Result<Option<Read>, Fault> {
         let now_ms = self.context.shared.processing_ms();
         let rows = self.context.shared.plan.options.batch_rows;
         let budget = ReadBudget { rows, bytes: limits::BATCH_BYTES_MAX, now_ms };
@@ -286,10 +301,13 @@ impl SplitReaders {
             let Some(mut split) = self.open.pop_front() else { break };
             match split.reader.poll(budget)? {
                 Polled::Rows { rows: read, rejected } => {
-                    let full = read.num_rows() * 8 >= rows || read.get_array_memory_size() >= LINGER_BYTES;
+                    let large = read.num_rows() * 8 >= rows || read.get_array_memory_size() >= LINGER_BYTES;
+                    // One small batch may be the end of a file, and there are files of a few rows.
+                    let full = large || !std::mem::replace(&mut split.trickles, true);
+                    split.trickles = !large;
                     let read = self.receive(&mut split, read, rejected, now_ms)?;
                     self.open.push_back(split);
-                    return Ok(Read::Rows { batch: read.0, dead: read.1, full });
+                    return Ok(Some(Read::Rows { batch: read.0, dead: read.1, full }));
                 }
                 Polled::Pending { until_ms } => {
                     wait_ms = wait_ms.min((until_ms - now_ms).max(1) as u64);
@@ -298,10 +316,13 @@ impl SplitReaders {
                 Polled::End => self.ended += split.reader.progress(),
             }
         }
-        if !self.open.is_empty() {
-            return Ok(Read::Pending { wait_ms });
-        }
-        if self.waiting.is_empty() { Ok(Read::End) } else { self.poll_splits() }
+        Ok((!self.open.is_empty()).then_some(Read::Pending { wait_ms }))
+    }
+
+    /// Time in which nobody may read is no time without rows.
+    fn held_up(&mut self) {
+        let now_ms = self.context.shared.processing_ms();
+        self.open.iter_mut().for_each(|split| split.watermark.held_up(now_ms));
     }
 
     fn open_splits(&mut self) -> Result<(), Fault> {
@@ -312,7 +333,7 @@ impl SplitReaders {
             let strategy =
                 self.event_time.map_or(WatermarkStrategy { delay_ms: 0, idle_after_ms: None }, |e| e.strategy);
             let watermark = SplitWatermark::new(strategy, self.context.shared.processing_ms());
-            self.open.push_back(OpenSplit { id: split.id, reader, watermark });
+            self.open.push_back(OpenSplit { id: split.id, reader, trickles: false, watermark });
         }
         Ok(())
     }

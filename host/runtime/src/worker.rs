@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tidemill_model::dead::DEAD_SCHEMA;
 use tidemill_model::plan::{Edge, Exchange, NodeKind};
-use tidemill_model::{Fault, Operator, OperatorContext};
+use tidemill_model::{Fault, Operator, OperatorContext, panics};
 use timely::dataflow::operators::core::concat::Concatenate;
 use timely::dataflow::operators::probe::Handle;
 use timely::dataflow::{Scope, Stream};
@@ -56,7 +56,7 @@ pub fn run(worker: &mut Worker, shared: &Arc<Shared>) {
         Err(fault) => shared.fail(fault.on_worker(context.worker)),
     }));
     if let Err(panic) = outcome {
-        shared.fail(Fault::internal(format!("worker {} panicked: {}", context.worker, panic_text(&*panic))));
+        shared.fail(Fault::internal(format!("worker {} panicked: {}", context.worker, panics::text(&*panic))));
         drop_all(worker);
     }
 }
@@ -75,11 +75,6 @@ fn drop_all(worker: &mut Worker) {
     for id in worker.installed_dataflows() {
         worker.drop_dataflow(id);
     }
-}
-
-fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
-    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".into())
 }
 
 fn build_parts(context: &WorkerContext) -> Result<(Vec<Part>, Option<sink::Writer>), Fault> {

@@ -7,11 +7,11 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 
 use addr2line::Context;
 use addr2line::gimli::{Dwarf, EndianSlice, LittleEndian};
+use tidemill_model::panics;
 use wasmparser::{Parser, Payload};
 
 /// Places remembered of one component: a guest that traps all over its code shall not fill the memory.
@@ -77,7 +77,7 @@ impl Symbols {
         let module = self.modules.iter().find(|m| m.code.contains(&offset));
         // A library that meets damaged sections may give up by panicking; that is no reason to end the job.
         let look_up = || module.and_then(|m| m.look_up(offset - m.code.start));
-        let found = catch_unwind(AssertUnwindSafe(look_up)).ok().flatten();
+        let found = panics::caught(look_up).ok().flatten();
         let symbols: Arc<[Symbol]> = found.unwrap_or_default().into();
         if known.len() < PLACES_MAX {
             known.insert(offset, symbols.clone());

@@ -27,6 +27,9 @@ use super::{Amplification, Common, Work};
 use crate::poison::{Attempt, search};
 use crate::timers::Timers;
 
+/// Calls before others have their turn: a timer that sets the next one, and emits nothing, would go on for ever.
+const ROUNDS_MAX: usize = 256;
+
 pub(super) struct Keyed {
     common: Common,
     logic: Box<dyn Logic>,
@@ -74,8 +77,8 @@ impl Keyed {
     /// Goes on with rows, then with timers, until a batch's worth has come out.
     fn go(&mut self, out: &mut dyn Collector) -> Result<Progress, Fault> {
         self.common.outputs.refuel();
-        loop {
-            if !self.common.outputs.flush(out) {
+        for _ in 0..ROUNDS_MAX {
+            if !self.common.outputs.flush(out)? {
                 return Ok(Progress::More);
             }
             if self.work.is_none() && !self.firing {
@@ -89,6 +92,7 @@ impl Keyed {
                 None => self.firing = self.fire(out)?,
             }
         }
+        Ok(Progress::More)
     }
 
     /// The next rows of the batch.

@@ -9,9 +9,9 @@ use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, UInt32Array};
 use arrow::buffer::ScalarBuffer;
 use arrow::compute::take;
 use arrow::datatypes::{ArrowNativeType, SchemaRef};
-use tidemill_model::limits::BATCH_ROWS_MAX;
+use tidemill_model::limits::{BATCH_BYTES_MAX, BATCH_ROWS_MAX};
 use tidemill_model::logic::RowsOut;
-use tidemill_model::{Batch, Collector};
+use tidemill_model::{Batch, Collector, Fault};
 
 /// One output port.
 pub(super) struct OutPort {
@@ -31,44 +31,73 @@ pub(super) struct Parents<'a> {
 
 pub(super) struct Outputs {
     ports: Arc<[OutPort]>,
-    /// Made, not yet emitted, with the number of rows emitted of the first.
-    pending: VecDeque<(usize, Batch)>,
+    /// Made, not yet emitted, by port.
+    pending: VecDeque<(usize, Made)>,
     emitted: usize,
+    emitted_bytes: usize,
     made: usize,
+}
+
+enum Made {
+    Batch(Batch),
+    /// Rows whose parents are so wide that their columns are copied a piece at a time, as they are emitted: a few
+    /// bytes from the guest can ask for gigabytes.
+    Wide(Box<Wide>),
+}
+
+struct Wide {
+    own: RecordBatch,
+    indices: UInt32Array,
+    parent: Batch,
+    times: Option<ScalarBuffer<i64>>,
+    kinds: Option<ScalarBuffer<u8>>,
+    /// Rows of a piece.
+    piece: usize,
+    done: usize,
 }
 
 impl Outputs {
     pub fn new(ports: Arc<[OutPort]>) -> Self {
-        Self { ports, pending: VecDeque::new(), emitted: 0, made: 0 }
+        Self { ports, pending: VecDeque::new(), emitted: 0, emitted_bytes: 0, made: 0 }
     }
 
     /// A new call of the operator: it may emit another batch.
     pub fn refuel(&mut self) {
-        self.emitted = 0;
+        (self.emitted, self.emitted_bytes) = (0, 0);
     }
 
     /// Emits what there is, until the fuel is used up. Whether all is out.
-    pub fn flush(&mut self, out: &mut dyn Collector) -> bool {
-        while let Some((port, batch)) = self.pending.pop_front() {
-            if self.emitted >= BATCH_ROWS_MAX {
-                self.pending.push_front((port, batch));
-                return false;
+    pub fn flush(&mut self, out: &mut dyn Collector) -> Result<bool, Fault> {
+        while !self.pending.is_empty() {
+            if self.exhausted() {
+                return Ok(false);
             }
-            let rows = batch.num_rows();
-            self.emitted += rows.min(BATCH_ROWS_MAX);
-            if rows > BATCH_ROWS_MAX {
-                out.emit(port, batch.slice(0, BATCH_ROWS_MAX));
-                self.pending.push_front((port, batch.slice(BATCH_ROWS_MAX, rows - BATCH_ROWS_MAX)));
-            } else {
-                out.emit(port, batch);
-            }
+            let Some((port, made)) = self.pending.pop_front() else { break };
+            let batch = match made {
+                Made::Batch(batch) if batch.num_rows() > BATCH_ROWS_MAX => {
+                    let rest = batch.slice(BATCH_ROWS_MAX, batch.num_rows() - BATCH_ROWS_MAX);
+                    self.pending.push_front((port, Made::Batch(rest)));
+                    batch.slice(0, BATCH_ROWS_MAX)
+                }
+                Made::Batch(batch) => batch,
+                Made::Wide(mut wide) => {
+                    let batch = wide.next(&self.ports[port])?;
+                    self.emitted_bytes += batch.bytes();
+                    if wide.done < wide.indices.len() {
+                        self.pending.push_front((port, Made::Wide(wide)));
+                    }
+                    batch
+                }
+            };
+            self.emitted += batch.num_rows();
+            out.emit(port, batch);
         }
-        true
+        Ok(true)
     }
 
     /// Whether a batch's worth of rows has left since `refuel`.
     pub fn exhausted(&self) -> bool {
-        self.emitted >= BATCH_ROWS_MAX
+        self.emitted >= BATCH_ROWS_MAX || self.emitted_bytes >= BATCH_BYTES_MAX
     }
 
     /// Rows made since the last call of this.
@@ -80,7 +109,7 @@ impl Outputs {
     pub fn push(&mut self, batch: Batch) {
         if !batch.is_empty() {
             self.made += batch.num_rows();
-            self.pending.push_back((0, batch));
+            self.pending.push_back((0, Made::Batch(batch)));
         }
     }
 
@@ -95,6 +124,20 @@ impl Outputs {
             return Ok(());
         }
         let indices = rows.parents.clone().map(|p| UInt32Array::new(p, None));
+        let (kinds, times) = (parents.batch.and_then(|b| b.kinds.as_ref()), parents.times);
+        let kinds = rows.kinds.clone().or_else(|| kinds.map(|k| inherit(k, indices.as_ref())));
+        let times = rows.times.clone().or_else(|| times.map(|t| inherit(t, indices.as_ref())));
+        self.made += count;
+        if let (Some(_), Some(parent), Some(indices)) = (&port.carry, parents.batch, &indices) {
+            let row_bytes = parent.bytes() / parent.num_rows().max(1);
+            if row_bytes.saturating_mul(count) > BATCH_BYTES_MAX {
+                let piece = (BATCH_BYTES_MAX / row_bytes.max(1)).clamp(1, BATCH_ROWS_MAX);
+                let (own, indices, parent) = (rows.rows, indices.clone(), parent.clone());
+                let wide = Wide { own, indices, parent, times, kinds, piece, done: 0 };
+                self.pending.push_back((rows.port, Made::Wide(Box::new(wide))));
+                return Ok(());
+            }
+        }
         let columns = match &port.carry {
             None => rows.rows.columns().to_vec(),
             Some(from) => {
@@ -114,12 +157,22 @@ impl Outputs {
             Some(parent) => parent.derive(made),
             None => Batch::new(made),
         };
-        batch.times = rows.times.or_else(|| parents.times.map(|t| inherit(t, indices.as_ref())));
-        let kinds = parents.batch.and_then(|b| b.kinds.as_ref());
-        batch.kinds = rows.kinds.or_else(|| kinds.map(|k| inherit(k, indices.as_ref())));
-        self.made += count;
-        self.pending.push_back((rows.port, batch));
+        (batch.times, batch.kinds) = (times, kinds);
+        self.pending.push_back((rows.port, Made::Batch(batch)));
         Ok(())
+    }
+}
+
+impl Wide {
+    fn next(&mut self, port: &OutPort) -> Result<Batch, Fault> {
+        let (from, rows) = (self.done, self.piece.min(self.indices.len() - self.done));
+        self.done += rows;
+        let (own, indices) = (self.own.slice(from, rows), self.indices.slice(from, rows));
+        let columns = carried(port.carry.as_deref().unwrap_or_default(), &own, &self.parent, Some(&indices))?;
+        let mut batch = self.parent.derive(RecordBatch::try_new(port.schema.clone(), columns)?);
+        batch.times = self.times.as_ref().map(|t| t.slice(from, rows));
+        batch.kinds = self.kinds.as_ref().map(|k| k.slice(from, rows));
+        Ok(batch)
     }
 }
 

@@ -30,7 +30,7 @@ impl Stateless {
     fn go(&mut self, out: &mut dyn Collector) -> Result<Progress, Fault> {
         self.common.outputs.refuel();
         loop {
-            if !self.common.outputs.flush(out) {
+            if !self.common.outputs.flush(out)? {
                 return Ok(Progress::More);
             }
             let Some(mut work) = self.work.take() else { return Ok(Progress::Done) };

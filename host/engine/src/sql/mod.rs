@@ -8,8 +8,6 @@ mod check;
 mod coerce;
 mod functions;
 
-use std::any::Any;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, RecordBatch};
@@ -25,8 +23,8 @@ use datafusion_sql::sqlparser::ast;
 use datafusion_sql::sqlparser::dialect::GenericDialect;
 use datafusion_sql::sqlparser::parser::{Parser, ParserError};
 use datafusion_sql::sqlparser::tokenizer::{Token, Tokenizer};
-use tidemill_model::ConfigError;
 use tidemill_model::schema::type_name;
+use tidemill_model::{ConfigError, panics};
 
 /// Bytes of an expression's text. Planning recurses over operators, so that this bounds its stack.
 pub(crate) const EXPRESSION_BYTES_MAX: usize = 4096;
@@ -240,13 +238,8 @@ fn exported(data_type: &DataType) -> Option<DataType> {
 /// Some functions of the library panic on values that they do not expect (`rpad('a', -1, 'b')`): those are errors of the
 /// row like others.
 pub(crate) fn evaluate(expr: &dyn PhysicalExpr, rows: &RecordBatch) -> Result<ArrayRef, DataFusionError> {
-    let evaluated = catch_unwind(AssertUnwindSafe(|| expr.evaluate(rows)?.into_array(rows.num_rows())));
-    let values = evaluated.unwrap_or_else(|panic| exec_err!("a function panicked: {}", panic_text(&*panic)))?;
+    let evaluated = panics::caught(|| expr.evaluate(rows)?.into_array(rows.num_rows()));
+    let values = evaluated.unwrap_or_else(|panic| exec_err!("a function panicked: {panic}"))?;
     debug_assert_eq!(values.len(), rows.num_rows());
     Ok(values)
-}
-
-fn panic_text(panic: &(dyn Any + Send)) -> &str {
-    let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
 }

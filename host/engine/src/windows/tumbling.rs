@@ -8,7 +8,7 @@
 //! its windows first, and then each updated key fires once, with the result after the batch. The last result
 //! per key and window is the same.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::{Range, RangeInclusive};
 use std::sync::Arc;
 
@@ -125,6 +125,7 @@ impl OperatorFactory for Factory {
             schema: self.schema.clone(),
             watermark: WATERMARK_MIN,
             panes: BTreeMap::new(),
+            unfired: BTreeSet::new(),
             spare: Vec::new(),
             results: VecDeque::new(),
             numbers: Vec::new(),
@@ -144,6 +145,8 @@ struct Tumbling {
     watermark: i64,
     /// By window start.
     panes: BTreeMap<i64, Pane>,
+    /// Starts of the panes that have not fired.
+    unfired: BTreeSet<i64>,
     spare: Vec<Pane>,
     /// Fired, not yet emitted.
     results: VecDeque<Fired>,
@@ -244,7 +247,10 @@ impl Tumbling {
         for (start, rows) in parts {
             let mut pane = match self.panes.remove(&start) {
                 Some(pane) => pane,
-                None => self.new_pane()?,
+                None => {
+                    self.unfired.insert(start);
+                    self.new_pane()?
+                }
             };
             let mut numbers = std::mem::take(&mut self.numbers);
             pane.update(&keys, &inputs, batch.num_rows(), rows.as_ref(), &mut numbers).map_err(|e| self.broken(&e))?;
@@ -302,17 +308,17 @@ impl Tumbling {
         let columns = pane.peek(&self.reader, &self.aggregates, Some(touched.into())).map_err(|e| self.broken(&e))?;
         self.results.push_back(Fired { start, columns, rows, emitted: 0 });
         pane.fired = true;
+        self.unfired.remove(&start);
         Ok(())
     }
 
     /// Fires and drops the first pane for which it is time. Whether there was one.
     fn fire_next(&mut self) -> Result<bool, Fault> {
-        let due = |(&start, pane): (&i64, &Pane)| {
-            (self.is_late(start) || !pane.fired && self.last(start) <= self.watermark).then_some(start)
-        };
-        // Panes are in order of time: behind the first open one, all are open.
-        let open = |start: &i64| self.last(*start) > self.watermark;
-        let Some(start) = self.panes.iter().take_while(|(s, _)| !open(s)).find_map(due) else { return Ok(false) };
+        // Panes are in order of time: those to be dropped stand in front, and no look at those that are only kept is needed.
+        let dropped = self.panes.first_key_value().map(|(&start, _)| start).filter(|&start| self.is_late(start));
+        let due = || self.unfired.first().copied().filter(|&start| self.last(start) <= self.watermark);
+        let Some(start) = dropped.or_else(due) else { return Ok(false) };
+        self.unfired.remove(&start);
         let mut pane = self.panes.remove(&start).expect("found above");
         let rows = pane.groups.len();
         let (fired, is_late) = (pane.fired, self.is_late(start));

@@ -1,7 +1,6 @@
 //! Rows of the row groups that begin in a section.
 
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions};
@@ -16,7 +15,7 @@ use tidemill_model::dead::row_json;
 use tidemill_model::format::{Decoded, RowReader, Section};
 use tidemill_model::limits::BATCH_ROWS_MAX;
 use tidemill_model::schema::type_name;
-use tidemill_model::{DeadRow, Fault};
+use tidemill_model::{DeadRow, Fault, panics};
 
 use super::chunks::Chunks;
 use super::fit::{allowed, both, can_fit, fit, plain_type, tighten};
@@ -216,7 +215,7 @@ fn nulls_inside(column: &ArrayRef) -> usize {
 
 /// Runs the decoder, whose asserts must not take the job down: a damaged file is the user's, not our, bug.
 fn guarded<T, E: Into<ParquetReadError>>(name: &str, decode: impl FnOnce() -> Result<T, E>) -> Result<T, Fault> {
-    match catch_unwind(AssertUnwindSafe(decode)) {
+    match panics::caught(decode) {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(error)) => Err(error.into().fault(name)),
         Err(_) => Err(damaged(name, "the decoder gave up on it")),

@@ -28,7 +28,8 @@ impl Log {
 
     fn write(&mut self, level: Level, message: String, now: Instant) {
         if self.admit(now) {
-            let (node, worker, message) = (&*self.node, self.worker, cut(message));
+            // A line is a line: what a guest says must not look like what another said.
+            let (node, worker, message) = (&*self.node, self.worker, cut(message).replace('\n', "\\n"));
             match level {
                 Level::Trace => tracing::trace!(target: "guest", node, worker, "{message}"),
                 Level::Debug => tracing::debug!(target: "guest", node, worker, "{message}"),
