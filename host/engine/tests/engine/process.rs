@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use arrow::array::BooleanArray;
+use arrow::array::{AsArray, BooleanArray};
 use arrow::datatypes::{DataType, SchemaRef};
 use proptest::prelude::*;
 use tidemill_engine::driver::{Driver, Input, one_operator};
@@ -68,6 +68,41 @@ fn map_projects_carries_and_inherits() {
         (lines(driver.output("side")), times(driver.output("side"))),
         (vec!["1".into(), "2".into()], vec![20, 10])
     );
+}
+
+#[test]
+fn wide_parents_are_copied_a_piece_at_a_time() {
+    let input = schema(&[("v", DataType::Int64), ("s", DataType::Utf8)]);
+    let narrow = schema(&[("v", DataType::Int64)]);
+    let own = schema(&[("copy", DataType::Int64)]);
+    let mut map = Native::new(LogicKind::Map, &narrow, vec![port("out", &own, true)]);
+    const COPIES: usize = 100;
+    map.process = Arc::new(|input| {
+        let count = input.rows.num_rows() * COPIES;
+        let copies = rows(&[("copy", ints((0..count).map(|i| (i % COPIES) as i64)))]);
+        let parents = (0..count).map(|i| (i / COPIES) as u32).collect();
+        Ok(Effects { outputs: vec![out(0, copies, Some(parents))], ..Effects::default() })
+    });
+    let built = build(&map, std::slice::from_ref(&input), &[], OnError::Fail).unwrap();
+    let mut driver = driver(&built, &input, &[], Some(0), 1);
+    // 300 kB each, 60 MB in all.
+    let (a, b) = ("a".repeat(300_000), "b".repeat(300_000));
+    driver.push("in", rows(&[("v", ints([7, 8])), ("s", texts([a.as_str(), b.as_str()]))])).unwrap();
+    driver.finish().unwrap();
+    let mut seen = 0;
+    for batch in driver.output("out") {
+        assert!(batch.bytes() <= 5 << 20, "{} bytes at once", batch.bytes());
+        let copies = column(batch.rows(), "copy");
+        let texts = batch.rows().column_by_name("s").unwrap().as_string::<i32>();
+        for row in 0..batch.num_rows() {
+            let first = seen < COPIES;
+            assert_eq!(copies.value(row), (seen % COPIES) as i64);
+            assert_eq!(texts.value(row).as_bytes()[0], if first { b'a' } else { b'b' });
+            assert_eq!(batch.times.as_ref().unwrap()[row], if first { 7 } else { 8 });
+            seen += 1;
+        }
+    }
+    assert_eq!(seen, 2 * COPIES);
 }
 
 #[test]
