@@ -303,7 +303,7 @@ impl SplitReaders {
                 Polled::Rows { rows: read, rejected } => {
                     let large = read.num_rows() * 8 >= rows || read.get_array_memory_size() >= LINGER_BYTES;
                     // One small batch may be the end of a file, and there are files of a few rows.
-                    let full = large || !std::mem::replace(&mut split.trickles, true);
+                    let full = large || !split.trickles;
                     split.trickles = !large;
                     let read = self.receive(&mut split, read, rejected, now_ms)?;
                     self.open.push_back(split);
