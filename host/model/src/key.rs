@@ -21,6 +21,18 @@ pub fn key_group(hash: u64) -> u32 {
     (((hash >> 32) * u64::from(KEY_GROUPS)) >> 32) as u32
 }
 
+/// The key groups that a worker owns.
+pub fn groups_of(worker: usize, workers: usize) -> std::ops::Range<u32> {
+    let first = |worker: usize| (worker * KEY_GROUPS as usize).div_ceil(workers) as u32;
+    first(worker)..first(worker + 1)
+}
+
+/// Hash of a key by its bytes.
+#[inline]
+pub fn hash_key(key: &[u8]) -> u64 {
+    xxh3_64(key)
+}
+
 /// The worker that owns a key group.
 #[inline]
 pub fn worker_of(group: u32, workers: usize) -> usize {
@@ -173,6 +185,18 @@ mod tests {
     fn rows(values: Vec<Option<i64>>) -> RecordBatch {
         let schema = Arc::new(Schema::new(vec![Field::new("k", DataType::Int64, true)]));
         RecordBatch::try_new(schema, vec![Arc::new(Int64Array::from(values))]).unwrap()
+    }
+
+    #[test]
+    fn each_group_is_owned_by_the_worker_that_it_is_sent_to() {
+        for workers in [1, 2, 3, 5, 7, 64, 256, 1024] {
+            for worker in 0..workers {
+                for group in groups_of(worker, workers) {
+                    assert_eq!(worker_of(group, workers), worker, "{group} of {workers}");
+                }
+            }
+            assert_eq!(groups_of(workers - 1, workers).end, KEY_GROUPS);
+        }
     }
 
     proptest! {

@@ -4,6 +4,7 @@
 //! other crate of the workspace; all others know it.
 
 pub mod batch;
+pub mod checkpoint;
 pub mod component;
 pub mod config;
 pub mod dead;
@@ -19,6 +20,7 @@ pub mod panics;
 pub mod plan;
 pub mod schema;
 pub mod sink;
+pub mod snapshot;
 pub mod source;
 pub mod state;
 pub mod time;

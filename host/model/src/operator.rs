@@ -7,6 +7,7 @@
 use crate::batch::Batch;
 use crate::dead::DeadRow;
 use crate::fault::Fault;
+use crate::snapshot::{Form, Restore, Snapshot};
 use crate::time::Now;
 
 /// Whether an operator has finished what it was asked.
@@ -38,6 +39,20 @@ pub trait Operator {
     /// Goes on after `More`.
     fn resume(&mut self, _out: &mut dyn Collector) -> Result<Progress, Fault> {
         Ok(Progress::Done)
+    }
+    /// Freezes what it holds, at a boundary: after `Done`, with all rows and time up to the boundary taken.
+    fn snapshot(&mut self, _form: Form) -> Result<Snapshot, Fault> {
+        Ok(Snapshot::default())
+    }
+    /// Takes in what operators of this node held on all workers, as far as this worker owns it. Called once, before
+    /// anything else. A fault names what has no place here.
+    fn restore(&mut self, from: &dyn Restore) -> Result<(), Fault> {
+        match from.tables().first() {
+            None => Ok(()),
+            Some((table, _)) => {
+                Err(Fault::config(format!("the snapshot holds `{table}`, but this operator keeps no state")))
+            }
+        }
     }
     /// Rows, groups or keys held in state, for progress and metrics.
     fn held(&self) -> u64 {

@@ -6,12 +6,13 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Int64Array};
-use arrow::datatypes::DataType;
+use arrow::array::{ArrayRef, BinaryArray, Int64Array};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::row::{RowConverter, Rows, SortField};
 
 use crate::component::StateDescriptor;
 use crate::fault::Fault;
+use crate::snapshot::{Form, Restore, Snapshot, key_group_field};
 
 /// Handle of a key inside one backend.
 pub type Slot = u32;
@@ -40,9 +41,40 @@ pub trait StateBackend: Send {
     fn release(&mut self, slots: &[Slot]);
     /// Keys held.
     fn keys(&self) -> usize;
+    /// `resolve` for keys by their bytes, as `key` gave them out.
+    fn resolve_bytes(&mut self, keys: &BinaryArray, slots: &mut Vec<Slot>) -> Result<(), Fault>;
+    /// Freezes all values. Tables are named [`table_name`] and have the columns of [`table_schema`]; a key without a value
+    /// has no row. Native files are the backend's own.
+    fn snapshot(&mut self, form: Form) -> Result<Snapshot, Fault>;
+    /// Takes in tables `state/...` of descriptors that it has, or the files of its own kind. Others stay unread: whether they
+    /// may be missing was decided before. Called once, on an empty backend.
+    fn restore(&mut self, from: &dyn Restore) -> Result<(), Fault>;
+}
+
+/// Where a backend is.
+#[derive(Clone, Debug)]
+pub struct StateContext<'a> {
+    /// Name of the node in the pipeline.
+    pub node: &'a str,
+    pub worker: usize,
+    pub workers: usize,
+    pub states: &'a [StateDescriptor],
+}
+
+/// The snapshot table of a state.
+pub fn table_name(state: &StateDescriptor) -> String {
+    format!("state/{}", state.name)
+}
+
+/// Columns of a state's table: key group, key (binary), value; version and codec as metadata.
+pub fn table_schema(state: &StateDescriptor) -> SchemaRef {
+    let metadata = [("version".to_owned(), state.version.to_string()), ("codec".to_owned(), state.codec.clone())];
+    let value = Field::new("value", state.field.data_type().clone(), false);
+    let fields = vec![key_group_field(), Field::new("key", DataType::Binary, false), value];
+    Arc::new(Schema::new_with_metadata(fields, metadata.into()))
 }
 
 /// Makes the backend of an operator on a worker.
 pub trait StateBackendFactory: Send + Sync {
-    fn open(&self, states: &[StateDescriptor]) -> Result<Box<dyn StateBackend>, Fault>;
+    fn open(&self, context: &StateContext) -> Result<Box<dyn StateBackend>, Fault>;
 }

@@ -11,7 +11,7 @@ use arrow::datatypes::{DataType, Field, Int64Type, TimeUnit};
 use arrow::row::{RowConverter, Rows, SortField};
 use tidemill_model::component::StateDescriptor;
 use tidemill_model::key::hash_rows;
-use tidemill_model::state::{Slot, StateBackend, StateBackendFactory};
+use tidemill_model::state::{Slot, StateBackend, StateBackendFactory, StateContext};
 
 /// One call on a backend with two states, an int64 and a utf8 one.
 #[derive(Clone, Debug)]
@@ -138,7 +138,8 @@ impl Pair {
 
 fn open(factory: &dyn StateBackendFactory, types: &[DataType]) -> Box<dyn StateBackend> {
     let states: Vec<StateDescriptor> = types.iter().enumerate().map(|(i, t)| descriptor(i, t)).collect();
-    factory.open(&states).expect("open")
+    let place = StateContext { node: "node", worker: 0, workers: 1, states: &states };
+    factory.open(&place).expect("open")
 }
 
 fn descriptor(index: usize, data_type: &DataType) -> StateDescriptor {

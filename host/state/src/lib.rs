@@ -4,5 +4,6 @@
 
 pub mod conformance;
 mod heap;
+mod tables;
 
 pub use heap::HeapFactory;

@@ -19,7 +19,7 @@ use tidemill_model::key::KeyEncoder;
 use tidemill_model::logic::{LogicFactory, OpenContext};
 use tidemill_model::plan::Built;
 use tidemill_model::schema::{Mismatch, carry, project, type_name};
-use tidemill_model::state::StateBackendFactory;
+use tidemill_model::state::{StateBackendFactory, StateContext};
 use tidemill_model::{Batch, ConfigError, Fault, FaultKind, Operator, OperatorContext, OperatorFactory};
 
 use crate::poison::Rejects;
@@ -197,7 +197,13 @@ impl OperatorFactory for Factory {
         let Some(key_schema) = &self.key_schema else {
             return Ok(Box::new(stateless::Stateless::new(common, logic)));
         };
-        let state = self.spec.state.open(&self.descriptor.states).map_err(at)?;
+        let place = StateContext {
+            node: &context.node,
+            worker: context.worker,
+            workers: context.workers,
+            states: &self.descriptor.states,
+        };
+        let state = self.spec.state.open(&place).map_err(at)?;
         let encoder = |(schema, plan): (&SchemaRef, &InputPlan)| KeyEncoder::new(schema, &plan.keys);
         let encoders = self.spec.inputs.iter().zip(&self.inputs).map(encoder).collect::<Result<Vec<_>, _>>()?;
         Ok(Box::new(keyed::Keyed::new(common, logic, state, encoders, key_schema.clone())))

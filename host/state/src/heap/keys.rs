@@ -74,6 +74,10 @@ impl KeyTable {
         self.slots.key(slot)
     }
 
+    pub fn is_live(&self, slot: Slot) -> bool {
+        self.slots.live[slot as usize]
+    }
+
     /// Frees the slot. Nothing happens if it is free already.
     pub fn forget(&mut self, slot: Slot) {
         if !std::mem::replace(&mut self.slots.live[slot as usize], false) {

@@ -6,11 +6,15 @@
 mod column;
 mod keys;
 
-use arrow::array::ArrayRef;
+use arrow::array::{ArrayRef, BinaryArray};
 use arrow::row::Rows;
 use tidemill_model::Fault;
 use tidemill_model::component::StateDescriptor;
-use tidemill_model::state::{Slot, StateBackend, StateBackendFactory};
+use tidemill_model::key::hash_key;
+use tidemill_model::snapshot::{Form, Restore, Snapshot, Table};
+use tidemill_model::state::{Slot, StateBackend, StateBackendFactory, StateContext, table_name, table_schema};
+
+use crate::tables;
 
 use column::Column;
 use keys::KeyTable;
@@ -20,13 +24,15 @@ use keys::KeyTable;
 pub struct HeapFactory;
 
 impl StateBackendFactory for HeapFactory {
-    fn open(&self, states: &[StateDescriptor]) -> Result<Box<dyn StateBackend>, Fault> {
+    fn open(&self, context: &StateContext) -> Result<Box<dyn StateBackend>, Fault> {
+        let states = context.states.to_vec();
         let columns: Result<Vec<Column>, Fault> = states.iter().map(Column::new).collect();
-        Ok(Box::new(Heap { keys: KeyTable::default(), columns: columns?, refs: Vec::new() }))
+        Ok(Box::new(Heap { states, keys: KeyTable::default(), columns: columns?, refs: Vec::new() }))
     }
 }
 
 struct Heap {
+    states: Vec<StateDescriptor>,
     keys: KeyTable,
     columns: Vec<Column>,
     /// Values plus pins per slot: at 0 nobody needs the key.
@@ -93,5 +99,32 @@ impl StateBackend for Heap {
 
     fn keys(&self) -> usize {
         self.keys.len()
+    }
+
+    fn resolve_bytes(&mut self, keys: &BinaryArray, slots: &mut Vec<Slot>) -> Result<(), Fault> {
+        slots.clear();
+        for key in keys {
+            let key = key.unwrap_or_default();
+            slots.push(self.keys.slot(key, hash_key(key))?);
+        }
+        self.grow();
+        Ok(())
+    }
+
+    fn snapshot(&mut self, _form: Form) -> Result<Snapshot, Fault> {
+        let live: Vec<Slot> = (0..self.keys.capacity() as Slot).filter(|&slot| self.keys.is_live(slot)).collect();
+        let keys: BinaryArray = live.iter().map(|&slot| Some(self.keys.key(slot))).collect();
+        let mut tables = Vec::new();
+        for (state, column) in self.states.iter().zip(&self.columns) {
+            let rows = tables::chunk(state, &keys, &column.gather(&live)?)?;
+            let chunks = Box::new(std::iter::once(Ok(rows)));
+            tables.push(Table { name: table_name(state), schema: table_schema(state), chunks });
+        }
+        Ok(Snapshot { tables, files: Vec::new() })
+    }
+
+    fn restore(&mut self, from: &dyn Restore) -> Result<(), Fault> {
+        let states = self.states.clone();
+        tables::restore(self, &states, from)
     }
 }

@@ -1,0 +1,113 @@
+//! Snapshots: what an operator holds at a boundary, frozen at once and written out while the operator goes on; and
+//! the way back.
+//!
+//! Laws: `snapshot` takes milliseconds, whatever the size of the state: the work is in the iterators, which other threads
+//! drive; tables are *portable*: any backend and any number of workers can restore them. A keyed table's first column is
+//! [`KEY_GROUP`], and its rows ascend by it. Files are a backend's own form: only the same backend restores them.
+
+use std::any::Any;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use arrow::array::{RecordBatch, UInt16Array};
+use arrow::datatypes::{DataType, Field, SchemaRef};
+
+use crate::fault::Fault;
+use crate::time::Now;
+
+/// First column of every keyed table: uint16, not null.
+pub const KEY_GROUP: &str = "key_group";
+/// Rows in a chunk, at most: what a writer holds in memory at a time.
+pub const CHUNK_ROWS_MAX: usize = 64 << 10;
+
+/// Rows of a table in pieces, each of at most [`CHUNK_ROWS_MAX`] rows.
+pub type Chunks = Box<dyn Iterator<Item = Result<RecordBatch, Fault>> + Send>;
+
+/// What is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// Tables only: a savepoint.
+    Portable,
+    /// Files where the backend has some of its own, tables for the rest: a checkpoint.
+    Native,
+}
+
+/// What one operator on one worker holds, frozen.
+#[derive(Default)]
+pub struct Snapshot {
+    pub tables: Vec<Table>,
+    pub files: Vec<NativeFile>,
+}
+
+/// Rows of one kind: the values of a state, timers, panes.
+pub struct Table {
+    /// Unique within the operator: `state/NAME`, `timers/event`, `panes`.
+    pub name: String,
+    /// With what is to be known of the rows as metadata (`version`, `codec`).
+    pub schema: SchemaRef,
+    pub chunks: Chunks,
+}
+
+/// An immutable file of a backend.
+#[derive(Clone)]
+pub struct NativeFile {
+    /// Unique within the operator and worker; how the backend knows it when it comes back.
+    pub name: String,
+    pub path: PathBuf,
+    /// The file stays until this is dropped.
+    pub guard: Arc<dyn Any + Send + Sync>,
+}
+
+/// What there is to restore for one operator on one worker.
+pub trait Restore {
+    /// Key groups that this worker owns.
+    fn groups(&self) -> Range<u32>;
+    /// Where the clocks of the operator stood at the boundary.
+    fn now(&self) -> Now;
+    /// Name and schema of each table, in the order of names.
+    fn tables(&self) -> Vec<(String, SchemaRef)>;
+    /// Rows of a table that belong to [`Restore::groups`]; key groups ascend within what one worker has written, of
+    /// which there may be several. None if there is no such table.
+    fn chunks(&self, table: &str) -> Result<Chunks, Fault>;
+    /// The files that each earlier worker wrote whose key groups overlap with these.
+    fn files(&self) -> Result<Vec<FileSet>, Fault>;
+}
+
+/// Native files of one earlier worker, on this machine. They are never changed; they may be linked.
+#[derive(Clone, Debug)]
+pub struct FileSet {
+    /// Key groups that the earlier worker owned.
+    pub groups: Range<u32>,
+    /// Name and path.
+    pub files: Vec<(String, PathBuf)>,
+}
+
+/// The field of [`KEY_GROUP`].
+pub fn key_group_field() -> Field {
+    Field::new(KEY_GROUP, DataType::UInt16, false)
+}
+
+/// The key groups of a chunk's rows.
+pub fn key_groups(chunk: &RecordBatch) -> Result<&UInt16Array, Fault> {
+    let column = chunk.columns().first().and_then(|c| c.as_any().downcast_ref::<UInt16Array>());
+    column.ok_or_else(|| Fault::data("a table of a snapshot does not begin with the key group"))
+}
+
+impl std::fmt::Debug for Table {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Table").field("name", &self.name).field("schema", &self.schema).finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for NativeFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NativeFile").field("name", &self.name).field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for Snapshot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Snapshot").field("tables", &self.tables).field("files", &self.files).finish()
+    }
+}
