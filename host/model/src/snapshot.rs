@@ -70,6 +70,10 @@ pub trait Restore {
     /// Rows of a table that belong to [`Restore::groups`]; key groups ascend within what one worker has written, of
     /// which there may be several. None if there is no such table.
     fn chunks(&self, table: &str) -> Result<Chunks, Fault>;
+    /// Names of states that the user gives up (`--drop-state`): their tables are in [`Restore::tables`] no more.
+    fn dropped(&self) -> &[String] {
+        &[]
+    }
     /// The files that each earlier worker wrote whose key groups overlap with these.
     fn files(&self) -> Result<Vec<FileSet>, Fault>;
 }

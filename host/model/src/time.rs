@@ -77,6 +77,16 @@ impl SplitWatermark {
         self.finished = true;
     }
 
+    /// The largest event time seen, if any: what is to be kept of a split beside its position.
+    pub fn max_time(&self) -> Option<EventTime> {
+        Some(self.max_time).filter(|&t| t != WATERMARK_MIN)
+    }
+
+    /// Goes on where another reader of the split was.
+    pub fn resume(&mut self, max_time: Option<EventTime>) {
+        self.max_time = self.max_time.max(max_time.unwrap_or(WATERMARK_MIN));
+    }
+
     pub fn at(&self, now_ms: i64) -> SourceTime {
         if self.finished {
             return SourceTime::Finished;
@@ -122,6 +132,11 @@ impl WatermarkTracker {
     /// `parts` inputs, all unknown at first. With none, time has ended already.
     pub fn new(parts: usize) -> Self {
         Self { parts: vec![SourceTime::Active(WATERMARK_MIN); parts], watermark: WATERMARK_MIN }
+    }
+
+    /// Goes on from a watermark that was reached before.
+    pub fn resume(&mut self, watermark: EventTime) {
+        self.watermark = self.watermark.max(watermark);
     }
 
     pub fn update(&mut self, part: usize, time: SourceTime) {
