@@ -15,6 +15,42 @@ use crate::snapshot::{Chunks, NativeFile, Table};
 /// Version of the manifest and of the tables. Raised when an older reader would misread them.
 pub const FORMAT_VERSION: u32 = 1;
 
+/// Settings of checkpoints, as the pipeline file has them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CheckpointOptions {
+    /// A directory, or `s3://BUCKET/PREFIX`.
+    pub store: String,
+    /// From the beginning of one to the beginning of the next.
+    pub interval_ms: u64,
+    /// From the end of one to the beginning of the next, at least.
+    pub min_pause_ms: u64,
+    /// A checkpoint that takes longer has failed.
+    pub timeout_ms: u64,
+    /// So many may fail in a row before the job does.
+    pub tolerated_failures: u32,
+    /// Finished ones that stay.
+    pub keep: usize,
+    /// They stay also when the job is stopped, so that the next run goes on from there.
+    pub retain: bool,
+    /// If the newest is damaged, an older one may be used.
+    pub fallback: bool,
+}
+
+impl Default for CheckpointOptions {
+    fn default() -> Self {
+        Self {
+            store: String::new(),
+            interval_ms: 10_000,
+            min_pause_ms: 0,
+            timeout_ms: 600_000,
+            tolerated_failures: 0,
+            keep: 1,
+            retain: true,
+            fallback: false,
+        }
+    }
+}
+
 /// Why a manifest was written.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -289,7 +289,8 @@ fn wrong_values_are_refused(factory: &dyn StateBackendFactory) {
     let short: ArrayRef = Arc::new(Int64Array::from(vec![1]));
     assert!(backend.scatter(0, &slots, &short).is_err(), "another number of values");
     let list = DataType::List(Arc::new(Field::new("item", DataType::Int64, true)));
-    assert!(factory.open(&[descriptor(0, &list)]).is_err(), "no state is a list");
+    let place = StateContext { node: "node", worker: 0, workers: 1, states: &[descriptor(0, &list)] };
+    assert!(factory.open(&place).is_err(), "no state is a list");
 }
 
 /// A few hundred steps over few keys, so that they meet.
