@@ -5,6 +5,7 @@
 //! `Progress::More` the caller calls `resume` until `Done` before anything else.
 
 use crate::batch::Batch;
+use crate::checkpoint::NodeManifest;
 use crate::dead::DeadRow;
 use crate::fault::Fault;
 use crate::snapshot::{Form, Restore, Snapshot};
@@ -74,4 +75,8 @@ pub trait OperatorFactory: Send + Sync {
     fn build(&self, context: &OperatorContext) -> Result<Box<dyn Operator>, Fault>;
     /// Whether `on_time` does anything: others run without waiting for ticks to close.
     fn uses_time(&self) -> bool;
+    /// What a manifest says of the node: operator, component, states. Name and kind are filled in by others.
+    fn about(&self) -> NodeManifest {
+        NodeManifest::default()
+    }
 }

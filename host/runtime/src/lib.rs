@@ -4,6 +4,8 @@
 //! `tidemill-model`; this crate never looks inside a row. Faults travel as values to the job, which
 //! stops all workers; nothing here panics on the user's account.
 
+mod barrier;
+mod checkpoint;
 mod control;
 mod exchange;
 mod flow;
@@ -11,9 +13,12 @@ mod frame;
 mod job;
 pub mod metrics;
 mod operator;
+mod restore;
 mod sink;
 mod source;
 mod worker;
 
-pub use job::{Ending, JobHandle, JobSummary, MetricsHandle, start};
+pub use checkpoint::{CheckpointStats, Durability, LastCheckpoint, Phase, Taken};
+pub use job::{Ending, JobHandle, JobSummary, MetricsHandle, PhaseHook, StartOptions, start, start_with};
 pub use metrics::{JobMetrics, NodeMetrics};
+pub use restore::{DEAD_LETTER, StartFrom};

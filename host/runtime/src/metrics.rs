@@ -5,8 +5,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 
 use hdrhistogram::Histogram;
+use tidemill_model::checkpoint::SplitState;
 use tidemill_model::plan::{Node, NodeKind, Plan};
-use tidemill_model::source::Split;
 use tidemill_model::time::WATERMARK_MIN;
 
 /// One node on one worker.
@@ -100,8 +100,8 @@ impl NodeInfo {
 
 impl JobMetrics {
     /// `splits`: of each node.
-    pub(crate) fn new(plan: &Plan, splits: &[Vec<Split>], workers: usize) -> Self {
-        let info = |(node, splits): (&Node, &Vec<Split>)| NodeInfo {
+    pub(crate) fn new(plan: &Plan, splits: &[Vec<SplitState>], workers: usize) -> Self {
+        let info = |(node, splits): (&Node, &Vec<SplitState>)| NodeInfo {
             name: node.name.clone(),
             role: match node.kind {
                 NodeKind::Source { .. } => NodeRole::Source,

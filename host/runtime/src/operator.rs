@@ -27,6 +27,7 @@ use timely::progress::frontier::MutableAntichain;
 use timely::progress::operate::FrontierInterest;
 use timely::scheduling::Activator;
 
+use crate::barrier::{Barrier, Content, Part};
 use crate::control::ControlMsg;
 use crate::exchange::{ByKey, RoundRobin};
 use crate::flow::Gauge;
@@ -84,6 +85,15 @@ fn boxed<P: Pull<Message<u64, Rows>> + 'static>(mut input: InputHandleCore<u64, 
     })
 }
 
+/// What an operator that uses time is told of it.
+pub struct Control<'s, 'a> {
+    pub stream: ControlStream<'s>,
+    /// The sources above it.
+    pub sources: &'a [usize],
+    /// Where its clocks stand.
+    pub now: Now,
+}
+
 /// Returns the streams of the node's ports and, last, of its dead rows.
 pub fn operator<'s>(
     scope: Scope<'s, u64>,
@@ -91,7 +101,7 @@ pub fn operator<'s>(
     node: usize,
     operator: Box<dyn Operator>,
     inputs: Vec<(&Edge, RowStream<'s>)>,
-    control: Option<(ControlStream<'s>, &[usize])>,
+    control: Option<Control<'s, '_>>,
 ) -> Vec<RowStream<'s>> {
     let plan = &context.shared.plan;
     let mut builder = OperatorBuilder::new(plan.nodes[node].name.clone(), scope);
@@ -104,10 +114,10 @@ pub fn operator<'s>(
             builder.set_notify_for(index, FrontierInterest::Never);
         }
     }
-    let clock = control.map(|(stream, sources)| {
+    let clock = control.map(|Control { stream, sources, now }| {
         let mut input = builder.new_input(stream, Pipeline);
         let read = move |take: &mut dyn FnMut(u64, &mut Vec<ControlMsg>)| input.for_each(|cap, m| take(*cap.time(), m));
-        Clock::new(Box::new(read), sources, context)
+        Clock::new(Box::new(read), sources, now, context)
     });
     let (outs, streams): (Vec<_>, Vec<_>) = (0..=plan.nodes[node].outputs.len()).map(|_| builder.new_output()).unzip();
     let activator = scope.activator_for(builder.operator_info().address);
@@ -123,6 +133,9 @@ pub fn operator<'s>(
             clock,
             faults,
             queue: BTreeMap::new(),
+            held: VecDeque::new(),
+            passed: 0,
+            has_left: false,
             strict,
             unfinished: None,
             activator,
@@ -149,14 +162,15 @@ struct Clock {
 }
 
 impl Clock {
-    fn new(input: ControlIn, sources: &[usize], context: &WorkerContext) -> Self {
+    fn new(input: ControlIn, sources: &[usize], now: Now, context: &WorkerContext) -> Self {
         let mut parts = vec![None; context.shared.plan.nodes.len()];
         for (position, &source) in sources.iter().enumerate() {
             parts[source] = Some(position);
         }
         let workers = context.shared.workers;
-        let tracker = WatermarkTracker::new(sources.len() * workers);
-        Self { input, pending: BTreeMap::new(), parts, workers, tracker, now: Now::START, closed: 0, ended: false }
+        let mut tracker = WatermarkTracker::new(sources.len() * workers);
+        tracker.resume(now.watermark);
+        Self { input, pending: BTreeMap::new(), parts, workers, tracker, now, closed: 0, ended: false }
     }
 
     fn read(&mut self) {
@@ -194,6 +208,11 @@ struct OperatorState {
     sender: Sender,
     /// By tick in order of arrival; without strict ticks all stand under tick 0.
     queue: BTreeMap<u64, VecDeque<Waiting>>,
+    /// Rows behind a barrier that this operator has not passed, with their ticks.
+    held: VecDeque<(u64, Waiting)>,
+    /// Number of the barrier that was passed last.
+    passed: u64,
+    has_left: bool,
     /// Rows of a tick wait until the ticks before it have closed.
     strict: bool,
     /// For what is emitted as ticks close; at the first tick that is still open.
@@ -230,6 +249,10 @@ impl OperatorState {
                 Err(fault) => break self.sender.fail(fault),
             }
         }
+        if !self.has_left && self.has_ended() {
+            self.has_left = true;
+            self.context.shared.barriers.leave(self.sender.node, self.context.worker, None);
+        }
         let metrics = self.sender.metrics();
         metrics.busy_ns.fetch_add(started.elapsed().as_nanos() as u64, Relaxed);
         metrics.held.store(self.operator.held(), Relaxed);
@@ -238,17 +261,21 @@ impl OperatorState {
     /// Moves everything that has arrived into the queue.
     fn receive(&mut self) {
         let (ports, strict, queue) = (self.sender.outputs.len(), self.strict, &mut self.queue);
+        let (barriers, held, passed) = (&self.context.shared.barriers, &mut self.held, self.passed);
+        let takes_part = self.clock.is_some();
         let mut rows_in = 0;
         for (input, read) in &mut self.data {
             read(&mut |tick, retain, rows| {
+                let is_held = takes_part && barriers.holds(tick, passed);
                 for batch in rows.0.drain(..) {
                     rows_in += batch.num_rows() as u64;
                     let caps = (0..ports).map(retain).collect();
-                    queue.entry(if strict { tick } else { 0 }).or_default().push_back(Waiting {
-                        input: *input,
-                        caps,
-                        batch,
-                    });
+                    let waiting = Waiting { input: *input, caps, batch };
+                    if is_held {
+                        held.push_back((tick, waiting));
+                    } else {
+                        queue.entry(if strict { tick } else { 0 }).or_default().push_back(waiting);
+                    }
                 }
             });
         }
@@ -283,7 +310,40 @@ impl OperatorState {
 
     fn has_work(&self, frontier: Option<u64>) -> bool {
         let ticks = self.clock.as_ref().is_some_and(|c| !c.ended && frontier.is_none_or(|f| f > c.closed));
-        self.unfinished.is_some() || !self.queue.is_empty() || ticks
+        self.unfinished.is_some()
+            || !self.queue.is_empty()
+            || !self.held.is_empty()
+            || ticks
+            || self.barrier().is_some()
+    }
+
+    /// All input was taken, and everything that it gave was sent.
+    fn has_ended(&self) -> bool {
+        self.clock.as_ref().is_some_and(|c| c.ended)
+            && self.unfinished.is_none()
+            && self.queue.is_empty()
+            && self.held.is_empty()
+    }
+
+    /// The barrier that is still to be passed.
+    fn barrier(&self) -> Option<Barrier> {
+        if self.clock.is_none() || self.has_left {
+            return None;
+        }
+        self.context.shared.barriers.pending(self.passed)
+    }
+
+    /// Everything up to the barrier has been taken: freezes what the operator holds, and lets the rows behind it in.
+    fn pass(&mut self, barrier: Barrier) -> Result<Turn, Fault> {
+        let now = self.clock.as_ref().expect("only operators with time take part").now;
+        let snapshot = self.operator.snapshot(barrier.form)?;
+        self.passed = barrier.number;
+        for (tick, waiting) in self.held.drain(..) {
+            self.queue.entry(if self.strict { tick } else { 0 }).or_default().push_back(waiting);
+        }
+        let content = Content::State(now, snapshot);
+        self.context.shared.barriers.deliver(Part { node: self.sender.node, worker: self.context.worker, content });
+        Ok(Turn::Worked)
     }
 
     /// The next batch whose turn has come.
@@ -325,8 +385,15 @@ impl OperatorState {
 
     /// All rows below the frontier have been taken: tells the operator how far time has come.
     fn close_ticks(&mut self, frontier: Option<u64>) -> Result<Turn, Fault> {
+        let barrier = self.barrier();
         let Some(clock) = &mut self.clock else { return Ok(Turn::Idle) };
-        let limit = frontier.unwrap_or(u64::MAX);
+        let mut limit = frontier.unwrap_or(u64::MAX);
+        if let Some(barrier) = barrier {
+            if clock.closed > barrier.tick {
+                return self.pass(barrier);
+            }
+            limit = limit.min(barrier.tick + 1);
+        }
         if clock.ended || limit <= clock.closed {
             return Ok(Turn::Idle);
         }

@@ -15,7 +15,7 @@ use arrow::datatypes::SchemaRef;
 use crossbeam_channel::{Receiver, TrySendError, bounded};
 use hdrhistogram::Histogram;
 use tidemill_model::plan::Edge;
-use tidemill_model::sink::{Sink, SinkWriter};
+use tidemill_model::sink::{Committable, Sink, SinkWriter};
 use tidemill_model::{Batch, Fault, panics};
 use timely::dataflow::Scope;
 use timely::dataflow::operators::Capability;
@@ -25,6 +25,7 @@ use timely::progress::frontier::MutableAntichain;
 use timely::scheduling::SyncActivator;
 use timely::scheduling::activate::Activator;
 
+use crate::barrier::{Content, Part};
 use crate::frame::Rows;
 use crate::job::Shared;
 use crate::operator::{Input, connect};
@@ -72,6 +73,8 @@ pub fn sink<'s>(
             End::Inline(Some(Inline { writer: writer.writer, books }))
         },
         queue: VecDeque::new(),
+        held: VecDeque::new(),
+        passed: 0,
         in_flight: VecDeque::new(),
         activator,
     };
@@ -80,10 +83,10 @@ pub fn sink<'s>(
     builder.build_reschedule(move |_caps| {
         move |frontiers: &[MutableAntichain<u64>]| {
             for read in &mut data {
-                read(&mut |_tick, retain, rows| {
-                    for batch in rows.0.drain(..) {
-                        state.queue.push_back((retain(0), batch));
-                    }
+                read(&mut |tick, retain, rows| {
+                    let held = shared.barriers.holds(tick, state.passed);
+                    let queue = if held { &mut state.held } else { &mut state.queue };
+                    queue.extend(rows.0.drain(..).map(|batch| (retain(0), batch)));
                 });
             }
             if shared.is_aborted() {
@@ -94,8 +97,13 @@ pub fn sink<'s>(
                     shared.fail(fault);
                 }
             }
-            let ended = frontiers.iter().all(|f| f.frontier().is_empty());
-            !state.work(ended)
+            let frontier = frontiers.iter().filter_map(|f| f.frontier().first().copied()).min();
+            let barrier = shared.barriers.pending(state.passed);
+            if let Some(barrier) = barrier.filter(|b| frontier.is_none_or(|f| f > b.tick)) {
+                state.pass(barrier.number);
+            }
+            let behind = shared.barriers.pending(state.passed).is_some();
+            !state.work(frontier.is_none() && !behind)
         }
     });
     progress.probe_with(&probe);
@@ -104,6 +112,10 @@ pub fn sink<'s>(
 struct SinkState {
     end: End,
     queue: VecDeque<(Capability<u64>, Batch)>,
+    /// Rows behind a barrier that is not passed.
+    held: VecDeque<(Capability<u64>, Batch)>,
+    /// Number of the barrier that was passed last.
+    passed: u64,
     /// Handed to the thread, in order: number and what holds its tick.
     in_flight: VecDeque<(u64, Capability<u64>)>,
     activator: Activator,
@@ -116,6 +128,24 @@ enum End {
 }
 
 impl SinkState {
+    /// No row up to the barrier is to come: prepares what was written, as soon as all of it is.
+    fn pass(&mut self, number: u64) {
+        self.work(false);
+        let prepared = self.queue.is_empty()
+            && match &mut self.end {
+                End::Inline(None) => true,
+                End::Inline(Some(inline)) => {
+                    let Inline { writer, books } = inline;
+                    books.attempt(|books| books.prepare(&mut **writer, number))
+                }
+                End::Thread(thread) => thread.prepare(number),
+            };
+        if prepared {
+            self.passed = number;
+            self.queue.append(&mut self.held);
+        }
+    }
+
     /// Writes what can be written. True when all input has ended and is prepared.
     fn work(&mut self, ended: bool) -> bool {
         match &mut self.end {
@@ -145,7 +175,7 @@ impl SinkState {
                 if ended && self.queue.is_empty() {
                     thread.finish();
                 }
-                let busy = !self.queue.is_empty() || !self.in_flight.is_empty();
+                let busy = !self.queue.is_empty() || !self.held.is_empty() || !self.in_flight.is_empty();
                 let done = thread.done.load(Ordering::Acquire);
                 if !done && (busy || ended) {
                     self.activator.activate_after(Duration::from_millis(BUSY_MS));
@@ -199,13 +229,25 @@ impl Books {
         }
     }
 
-    fn prepare(&mut self, writer: &mut dyn SinkWriter) -> Result<(), Fault> {
-        // The one checkpoint of a job that takes none: its end.
-        let prepared = writer.prepare(0)?;
+    /// What was written becomes part of a checkpoint.
+    fn prepare(&mut self, writer: &mut dyn SinkWriter, checkpoint: u64) -> Result<(), Fault> {
+        let part = self.part(writer.prepare(checkpoint)?);
+        self.shared.barriers.deliver(part);
+        Ok(())
+    }
+
+    /// All input has ended.
+    fn finish(&mut self, writer: &mut dyn SinkWriter) -> Result<(), Fault> {
+        let part = self.part(writer.prepare(u64::MAX)?);
         let shared = &self.shared;
-        shared.prepared.lock().expect("no panic while held").push((self.node, prepared));
         let mut all = shared.metrics.latency.lock().expect("no panic while held");
-        all.add(&self.latency).map_err(|e| Fault::internal(format!("latencies do not add up: {e}")))
+        all.add(&self.latency).map_err(|e| Fault::internal(format!("latencies do not add up: {e}")))?;
+        shared.barriers.leave(self.node, self.worker, Some(part));
+        Ok(())
+    }
+
+    fn part(&self, committables: Vec<Committable>) -> Part {
+        Part { node: self.node, worker: self.worker, content: Content::Committables(committables) }
     }
 }
 
@@ -217,12 +259,14 @@ struct Inline {
 impl Inline {
     fn finish(&mut self) {
         let Self { writer, books } = self;
-        books.attempt(|books| books.prepare(&mut **writer));
+        books.attempt(|books| books.finish(&mut **writer));
     }
 }
 
 enum Task {
     Write(Batch),
+    /// Everything so far, for this checkpoint.
+    Prepare(u64),
     Finish,
 }
 
@@ -271,6 +315,11 @@ impl WriterThread {
         }
     }
 
+    /// False: the queue is full.
+    fn prepare(&self, checkpoint: u64) -> bool {
+        self.tasks.as_ref().is_some_and(|tasks| tasks.try_send(Task::Prepare(checkpoint)).is_ok())
+    }
+
     fn finish(&mut self) {
         if !self.finishing
             && let Some(tasks) = &self.tasks
@@ -303,8 +352,13 @@ fn run_writer(
                 written.fetch_add(1, Ordering::Release);
                 let _ = wake.activate();
             }
+            Ok(Task::Prepare(checkpoint)) => {
+                if !books.attempt(|books| books.prepare(&mut *writer, checkpoint)) {
+                    break;
+                }
+            }
             Ok(Task::Finish) => {
-                books.attempt(|books| books.prepare(&mut *writer));
+                books.attempt(|books| books.finish(&mut *writer));
                 return;
             }
             Err(_) => break,

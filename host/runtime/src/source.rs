@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
+use tidemill_model::checkpoint::SplitState;
 use tidemill_model::dead::{self, DeadRow};
 use tidemill_model::plan::{EventTimeSpec, NodeKind, TickMode};
 use tidemill_model::source::{Polled, Position, ReadBudget, Source, Split, SplitReader};
@@ -20,6 +21,7 @@ use timely::dataflow::operators::generic::OutputBuilder;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::scheduling::Activator;
 
+use crate::barrier::{Content, Part};
 use crate::control::ControlMsg;
 use crate::flow::Gauge;
 use crate::frame::RowsBuilder;
@@ -64,6 +66,7 @@ pub fn source<'s>(
             control_out: ControlOut::from(control_out),
             caps,
             opened: VecDeque::from([0]),
+            passed: 0,
             tick_bytes: 0,
             node,
             readers,
@@ -86,6 +89,8 @@ struct SourceState {
     caps: Vec<Capability<u64>>,
     /// The ticks opened last, the current one at the back.
     opened: VecDeque<u64>,
+    /// Number of the barrier that was passed last.
+    passed: u64,
     tick_bytes: usize,
     gauge: Gauge,
     activator: Activator,
@@ -138,6 +143,10 @@ impl SourceState {
                     }
                 }
                 Read::Pending { wait_ms } => {
+                    if batch_ticks && self.context.shared.barriers.pending(self.passed).is_some() {
+                        // A barrier is passed between ticks, and no row comes to begin the next one.
+                        self.open_tick(self.tick() + 1);
+                    }
                     let tick_ms = self.context.shared.plan.options.tick_ms;
                     return Ok(Some(Duration::from_millis(wait_ms.clamp(1, tick_ms))));
                 }
@@ -175,6 +184,12 @@ impl SourceState {
                 return false;
             }
             self.opened.pop_front();
+        }
+        let barriers = &self.context.shared.barriers;
+        while let Some(barrier) = barriers.open_tick(tick, self.passed) {
+            self.passed = barrier.number;
+            let content = Content::Splits(self.readers.states());
+            barriers.deliver(Part { node: self.node, worker: self.context.worker, content });
         }
         let time = self.readers.time();
         self.say_time(time);
@@ -218,6 +233,7 @@ impl SourceState {
 
     fn end(&mut self) {
         self.say_time(SourceTime::Finished);
+        self.context.shared.barriers.leave(self.node, self.context.worker, None);
         self.caps.clear();
     }
 }
@@ -237,14 +253,14 @@ pub struct SplitReaders {
     source: Arc<dyn Source>,
     event_time: Option<EventTimeSpec>,
     on_error: OnError,
-    waiting: VecDeque<Split>,
+    waiting: VecDeque<SplitState>,
     open: VecDeque<OpenSplit>,
     /// Progress of the splits that have ended.
     ended: u64,
 }
 
 struct OpenSplit {
-    id: String,
+    split: Split,
     reader: Box<dyn SplitReader>,
     /// The last batch was small.
     trickles: bool,
@@ -319,6 +335,18 @@ impl SplitReaders {
         Ok((!self.open.is_empty()).then_some(Read::Pending { wait_ms }))
     }
 
+    /// What is left to read.
+    fn states(&self) -> Vec<SplitState> {
+        let open = self.open.iter().map(|open| SplitState {
+            id: open.split.id.clone(),
+            spec: open.split.spec.clone(),
+            size: open.split.size,
+            position: open.reader.position().0,
+            max_time: open.watermark.max_time(),
+        });
+        open.chain(self.waiting.iter().cloned()).collect()
+    }
+
     /// Time in which nobody may read is no time without rows.
     fn held_up(&mut self) {
         let now_ms = self.context.shared.processing_ms();
@@ -329,11 +357,14 @@ impl SplitReaders {
         let at_once = if self.source.bounded() { 1 } else { usize::MAX };
         while self.open.len() < at_once {
             let Some(split) = self.waiting.pop_front() else { break };
-            let reader = self.source.open(&split, &Position::default())?;
+            let SplitState { id, spec, size, position, max_time } = split;
+            let split = Split { id, spec, size };
+            let reader = self.source.open(&split, &Position(position))?;
             let strategy =
                 self.event_time.map_or(WatermarkStrategy { delay_ms: 0, idle_after_ms: None }, |e| e.strategy);
-            let watermark = SplitWatermark::new(strategy, self.context.shared.processing_ms());
-            self.open.push_back(OpenSplit { id: split.id, reader, trickles: false, watermark });
+            let mut watermark = SplitWatermark::new(strategy, self.context.shared.processing_ms());
+            watermark.resume(max_time);
+            self.open.push_back(OpenSplit { split, reader, trickles: false, watermark });
         }
         Ok(())
     }
@@ -358,7 +389,7 @@ impl SplitReaders {
         };
         for row in &mut dead {
             row.operator.clone_from(name);
-            row.file.get_or_insert_with(|| split.id.clone());
+            row.file.get_or_insert_with(|| split.split.id.clone());
         }
         match dead.first() {
             Some(row) if self.on_error == OnError::Fail => Err(row.fault()),

@@ -11,12 +11,15 @@ use std::time::Duration;
 
 use tidemill_model::dead::DEAD_SCHEMA;
 use tidemill_model::plan::{Edge, Exchange, NodeKind};
-use tidemill_model::{Fault, Operator, OperatorContext, panics};
+use tidemill_model::snapshot::Restore;
+use tidemill_model::time::Now;
+use tidemill_model::{Fault, Operator, OperatorContext, OperatorFactory, panics};
 use timely::dataflow::operators::core::concat::Concatenate;
 use timely::dataflow::operators::probe::Handle;
 use timely::dataflow::{Scope, Stream};
 use timely::worker::Worker;
 
+use crate::checkpoint::Phase;
 use crate::control::ControlMsg;
 use crate::frame::Rows;
 use crate::job::Shared;
@@ -42,7 +45,12 @@ pub struct WorkerContext {
 /// A node on this worker, built and ready.
 enum Part {
     Source(source::SplitReaders),
-    Operator { operator: Box<dyn Operator>, uses_time: bool },
+    /// `now`: where its clocks stand.
+    Operator {
+        operator: Box<dyn Operator>,
+        uses_time: bool,
+        now: Now,
+    },
     Sink(sink::Writer),
 }
 
@@ -83,9 +91,10 @@ fn build_parts(context: &WorkerContext) -> Result<(Vec<Part>, Option<sink::Write
     for (id, node) in shared.plan.nodes.iter().enumerate() {
         let part = match &node.kind {
             NodeKind::Source { .. } => Ok(Part::Source(source::SplitReaders::new(context, id))),
-            NodeKind::Operator { factory } => factory
-                .build(&OperatorContext { node: node.name.clone(), worker, workers: shared.workers })
-                .map(|operator| Part::Operator { operator, uses_time: factory.uses_time() }),
+            NodeKind::Operator { factory } => {
+                let place = OperatorContext { node: node.name.clone(), worker, workers: shared.workers };
+                build_operator(shared, &place, factory.as_ref())
+            }
             NodeKind::Sink { sink, schema } => sink::Writer::open(context, sink, schema.clone()).map(Part::Sink),
         };
         parts.push(part.map_err(|fault| fault.at(&node.name))?);
@@ -93,6 +102,17 @@ fn build_parts(context: &WorkerContext) -> Result<(Vec<Part>, Option<sink::Write
     let dead = shared.plan.dead_letter.as_ref();
     let dead = dead.map(|sink| sink::Writer::open(context, sink, DEAD_SCHEMA.clone()));
     Ok((parts, dead.transpose().map_err(|fault| fault.at("dead_letter"))?))
+}
+
+fn build_operator(shared: &Shared, place: &OperatorContext, factory: &dyn OperatorFactory) -> Result<Part, Fault> {
+    let mut operator = factory.build(place)?;
+    let from = shared.from.as_ref().and_then(|from| from.operator(&place.node, place.worker, place.workers));
+    let now = from.as_ref().map_or(Now::START, |from| from.now());
+    if let Some(from) = &from {
+        shared.reach(Phase::Restore);
+        operator.restore(from)?;
+    }
+    Ok(Part::Operator { operator, uses_time: factory.uses_time(), now })
 }
 
 fn build(scope: Scope<'_, u64>, context: &WorkerContext, parts: Vec<Part>, dead_writer: Option<sink::Writer>) {
@@ -119,8 +139,9 @@ fn build(scope: Scope<'_, u64>, context: &WorkerContext, parts: Vec<Part>, dead_
         let inputs: Vec<(&Edge, RowStream)> =
             plan.nodes[id].inputs.iter().map(|e| (e, ports[e.from][e.port].clone())).collect();
         match part {
-            Part::Operator { operator, uses_time } => {
-                let control = control.clone().filter(|_| uses_time).map(|c| (c, above[id].as_slice()));
+            Part::Operator { operator, uses_time, now } => {
+                let control = control.clone().filter(|_| uses_time);
+                let control = control.map(|c| operator::Control { stream: c, sources: &above[id], now });
                 let mut outputs = operator::operator(scope, context, id, operator, inputs, control);
                 dead.push(outputs.pop().expect("the last output is the dead-letter port"));
                 ports[id] = outputs;

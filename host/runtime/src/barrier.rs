@@ -1,0 +1,180 @@
+//! Barriers: ticks at which all parts of a job freeze what they hold, for a checkpoint.
+//!
+//! Laws: the tick of a barrier is the highest that any source has opened, and is announced under the lock under which ticks
+//! are opened. So whoever sees a row of a later tick can see the barrier too, and holds the row back until it has
+//! frozen what came before. There is one barrier at a time. A part that has ended says so, and what it still had to say
+//! (committables of a sink) goes into the next checkpoint.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use tidemill_model::checkpoint::SplitState;
+use tidemill_model::sink::Committable;
+use tidemill_model::snapshot::{Form, Snapshot};
+use tidemill_model::time::Now;
+
+/// No barrier is pending.
+const NONE: u64 = u64::MAX;
+
+/// A node on a worker that takes part in barriers: sources, operators that use time, sinks.
+pub(crate) type PartId = (usize, usize);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Barrier {
+    /// Ascending; also the number of the checkpoint.
+    pub number: u64,
+    /// Rows of this tick and those before it belong to the checkpoint.
+    pub tick: u64,
+    pub form: Form,
+}
+
+/// What a node on a worker held at the barrier.
+#[derive(Debug)]
+pub(crate) struct Part {
+    pub node: usize,
+    pub worker: usize,
+    pub content: Content,
+}
+
+#[derive(Debug)]
+pub(crate) enum Content {
+    Splits(Vec<SplitState>),
+    State(Now, Snapshot),
+    Committables(Vec<Committable>),
+}
+
+pub(crate) struct Barriers {
+    /// Tick of the pending barrier: a look without the lock.
+    tick: AtomicU64,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+struct State {
+    /// Highest tick that any source has opened.
+    opened: u64,
+    pending: Option<Barrier>,
+    running: BTreeSet<PartId>,
+    /// Of the running parts those that the pending barrier waits for.
+    waiting: BTreeSet<PartId>,
+    parts: Vec<Part>,
+    /// Whoever waits shall look again, without a part having changed.
+    ended: bool,
+}
+
+/// How waiting for a barrier came out.
+pub(crate) enum Reached {
+    /// By all parts; what they said.
+    All(Vec<Part>),
+    /// Not in time; one of the parts that are missing. What was said until now is not lost: it goes into the next one.
+    Late(Option<PartId>),
+    /// The job is over or has failed.
+    Ended,
+}
+
+impl Barriers {
+    pub fn new(parts: impl IntoIterator<Item = PartId>) -> Self {
+        let state = State {
+            opened: 0,
+            pending: None,
+            running: parts.into_iter().collect(),
+            waiting: BTreeSet::new(),
+            parts: Vec::new(),
+            ended: false,
+        };
+        Self { tick: AtomicU64::new(NONE), state: Mutex::new(state), changed: Condvar::new() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no panic while held")
+    }
+
+    /// A source is about to open a tick: the barrier that it has to serve before, if there is one. Until it has, the tick
+    /// does not count as opened.
+    pub fn open_tick(&self, tick: u64, passed: u64) -> Option<Barrier> {
+        let mut state = self.lock();
+        match state.pending {
+            Some(barrier) if barrier.number > passed && tick > barrier.tick => Some(barrier),
+            _ => {
+                state.opened = state.opened.max(tick);
+                None
+            }
+        }
+    }
+
+    /// The pending barrier, unless `passed` it is.
+    pub fn pending(&self, passed: u64) -> Option<Barrier> {
+        if self.tick.load(Ordering::Acquire) == NONE {
+            return None;
+        }
+        self.lock().pending.filter(|barrier| barrier.number > passed)
+    }
+
+    /// Whether rows of this tick have to wait for a barrier.
+    pub fn holds(&self, tick: u64, passed: u64) -> bool {
+        tick > self.tick.load(Ordering::Acquire) && self.pending(passed).is_some_and(|barrier| tick > barrier.tick)
+    }
+
+    /// Begins a barrier. Only the checkpointer does that, one after the other.
+    pub fn announce(&self, number: u64, form: Form) {
+        let mut state = self.lock();
+        let barrier = Barrier { number, tick: state.opened, form };
+        state.pending = Some(barrier);
+        state.waiting = state.running.clone();
+        self.tick.store(barrier.tick, Ordering::Release);
+        self.changed.notify_all();
+    }
+
+    /// A part has frozen what it holds.
+    pub fn deliver(&self, part: Part) {
+        let mut state = self.lock();
+        state.waiting.remove(&(part.node, part.worker));
+        state.parts.push(part);
+        self.changed.notify_all();
+    }
+
+    /// A part has ended: it holds nothing any more, but may have something to say.
+    pub fn leave(&self, node: usize, worker: usize, last: Option<Part>) {
+        let mut state = self.lock();
+        state.running.remove(&(node, worker));
+        state.waiting.remove(&(node, worker));
+        state.parts.extend(last);
+        self.changed.notify_all();
+    }
+
+    /// The job is over or has failed: nobody needs to wait any more.
+    pub fn end(&self) {
+        self.lock().ended = true;
+        self.changed.notify_all();
+    }
+
+    /// Waits until the barrier is reached by all. It is not pending any more then.
+    pub fn wait(&self, timeout: Duration) -> Reached {
+        let deadline = Instant::now() + timeout;
+        let mut state = self.lock();
+        while !state.waiting.is_empty() && !state.ended {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            state = self.changed.wait_timeout(state, left).expect("no panic while held").0;
+        }
+        if state.ended {
+            return Reached::Ended;
+        }
+        if let Some(&late) = state.waiting.first() {
+            return Reached::Late(Some(late));
+        }
+        self.tick.store(NONE, Ordering::Release);
+        state.pending = None;
+        Reached::All(std::mem::take(&mut state.parts))
+    }
+
+    /// What parts said that have ended since the last barrier.
+    pub fn take_last(&self) -> Vec<Part> {
+        std::mem::take(&mut self.lock().parts)
+    }
+
+}

@@ -1,0 +1,188 @@
+//! The way back: what a manifest holds, dealt to the nodes and workers of a job that starts from it.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use arrow::datatypes::SchemaRef;
+use tidemill_model::checkpoint::{CheckpointStore, Manifest, PartManifest, SplitState};
+use tidemill_model::key::groups_of;
+use tidemill_model::limits::KEY_GROUPS;
+use tidemill_model::plan::{NodeKind, Plan};
+use tidemill_model::sink::Committable;
+use tidemill_model::snapshot::{Chunks, FileSet, Restore};
+use tidemill_model::time::{Now, WATERMARK_MIN};
+use tidemill_model::{Fault, snapshot};
+
+/// Where a job starts from.
+#[derive(Clone)]
+pub struct StartFrom {
+    pub store: Arc<dyn CheckpointStore>,
+    pub manifest: Arc<Manifest>,
+    /// Nodes, or states as `NODE.STATE`, that the user gives up.
+    pub dropped: Vec<String>,
+    /// For native files on their way to a backend; on the file system of the backend, if they shall be linked.
+    pub scratch: PathBuf,
+}
+
+impl StartFrom {
+    /// Whether the state fits the plan: each node that has some must be there.
+    pub fn check(&self, plan: &Plan) -> Result<(), Fault> {
+        let manifest = &self.manifest;
+        if manifest.key_groups != KEY_GROUPS {
+            let message = format!("the state has {} key groups, this version has {KEY_GROUPS}", manifest.key_groups);
+            return Err(Fault::config(message).with_help("use the version that wrote it"));
+        }
+        for part in &manifest.parts {
+            let holds = if !part.splits.is_empty() {
+                "positions of a source"
+            } else if !part.tables.is_empty() || !part.files.is_empty() {
+                "state"
+            } else if !part.committables.is_empty() {
+                "rows that are to be committed"
+            } else {
+                continue;
+            };
+            let known = part.node == DEAD_LETTER && plan.dead_letter.is_some()
+                || plan.nodes.iter().any(|n| n.name == part.node);
+            if !known && !self.dropped.contains(&part.node) {
+                let name = &part.node;
+                return Err(Fault::config(format!("the pipeline has no node `{name}`, of which there are {holds}"))
+                    .with_help(format!(
+                        "give the node its name back, or give up what it held with `--drop-state {name}`"
+                    )));
+            }
+        }
+        Ok(())
+    }
+
+    /// What is left to read of a source. None: the source is new.
+    pub fn splits(&self, node: &str) -> Option<Vec<SplitState>> {
+        self.manifest.nodes.iter().find(|n| n.name == node)?;
+        Some(self.parts(node).flat_map(|part| part.splits.iter().cloned()).collect())
+    }
+
+    /// What sinks had prepared, by node.
+    pub fn committables(&self, node: &str) -> Vec<Committable> {
+        self.parts(node).flat_map(|part| part.committables.iter().cloned().map(Committable)).collect()
+    }
+
+    fn parts(&self, node: &str) -> impl Iterator<Item = &PartManifest> {
+        self.manifest.parts.iter().filter(move |part| part.node == node)
+    }
+
+    /// What an operator on a worker is to take in; none if there is nothing.
+    pub(crate) fn operator(&self, node: &str, worker: usize, workers: usize) -> Option<OperatorState<'_>> {
+        let parts: Vec<&PartManifest> = self.parts(node).collect();
+        if parts.is_empty() {
+            return None;
+        }
+        let dropped = self.dropped.iter().filter_map(|name| name.strip_prefix(node)?.strip_prefix('.'));
+        Some(OperatorState {
+            from: self,
+            parts,
+            groups: groups_of(worker, workers),
+            dropped: dropped.map(str::to_owned).collect(),
+            scratch: self.scratch.join(format!(
+                "restore-{}-{}",
+                std::process::id(),
+                NEXT.fetch_add(1, Ordering::Relaxed)
+            )),
+        })
+    }
+}
+
+/// Name of the dead-letter sink in manifests.
+pub const DEAD_LETTER: &str = "dead_letter";
+
+static NEXT: AtomicU64 = AtomicU64::new(0);
+
+pub(crate) struct OperatorState<'a> {
+    from: &'a StartFrom,
+    parts: Vec<&'a PartManifest>,
+    groups: Range<u32>,
+    dropped: Vec<String>,
+    scratch: PathBuf,
+}
+
+impl Drop for OperatorState<'_> {
+    fn drop(&mut self) {
+        // What the backend wanted to keep it has linked or copied.
+        let _ = std::fs::remove_dir_all(&self.scratch);
+    }
+}
+
+impl Restore for OperatorState<'_> {
+    fn groups(&self) -> Range<u32> {
+        self.groups.clone()
+    }
+
+    fn now(&self) -> Now {
+        let watermark = self.parts.iter().filter_map(|p| p.watermark).min().unwrap_or(WATERMARK_MIN);
+        let processing_ms = self.parts.iter().filter_map(|p| p.processing_ms).max();
+        Now { watermark, processing_ms: processing_ms.unwrap_or(Now::START.processing_ms) }
+    }
+
+    fn tables(&self) -> Vec<(String, SchemaRef)> {
+        let mut tables = BTreeMap::new();
+        for table in self.parts.iter().flat_map(|part| &part.tables) {
+            let given_up =
+                table.name.strip_prefix("state/").is_some_and(|state| self.dropped.iter().any(|d| d == state));
+            if !given_up
+                && !tables.contains_key(&table.name)
+                && let Ok(schema) = self.from.store.table_schema(table)
+            {
+                tables.insert(table.name.clone(), schema);
+            }
+        }
+        tables.into_iter().collect()
+    }
+
+    fn chunks(&self, table: &str) -> Result<Chunks, Fault> {
+        let stored = self.parts.iter().flat_map(|part| &part.tables).filter(|t| t.name == table);
+        let chunks: Result<Vec<Chunks>, Fault> =
+            stored.map(|table| self.from.store.read_table(table, self.groups.clone())).collect();
+        Ok(Box::new(chunks?.into_iter().flatten()))
+    }
+
+    fn dropped(&self) -> &[String] {
+        &self.dropped
+    }
+
+    fn files(&self) -> Result<Vec<FileSet>, Fault> {
+        let mut sets = Vec::new();
+        for part in self.parts.iter().filter(|part| !part.files.is_empty()) {
+            let groups = groups_of(part.worker, self.from.manifest.workers);
+            if groups.start >= self.groups.end || groups.end <= self.groups.start {
+                continue;
+            }
+            let dir = self.scratch.join(part.worker.to_string());
+            std::fs::create_dir_all(&dir).map_err(|e| Fault::io(format!("cannot create `{}`: {e}", dir.display())))?;
+            let mut files = Vec::new();
+            for file in &part.files {
+                let path = dir.join(&file.name);
+                self.from.store.read_file(file, &path)?;
+                files.push((file.name.clone(), path));
+            }
+            sets.push(snapshot::FileSet { groups, files });
+        }
+        Ok(sets)
+    }
+}
+
+/// Commits again what the manifest says: the job may have ended before it could.
+pub(crate) fn commit(from: &StartFrom, plan: &Plan) -> Result<(), Fault> {
+    let sinks = plan.nodes.iter().filter_map(|node| match &node.kind {
+        NodeKind::Sink { sink, .. } => Some((node.name.as_str(), sink)),
+        _ => None,
+    });
+    for (name, sink) in sinks.chain(plan.dead_letter.iter().map(|sink| (DEAD_LETTER, sink))) {
+        let committables = from.committables(name);
+        if !committables.is_empty() {
+            sink.commit(&committables).map_err(|fault| fault.at(name))?;
+        }
+    }
+    Ok(())
+}
