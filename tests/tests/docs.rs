@@ -341,7 +341,7 @@ impl Catalog for Shown {
         Ok(NativeFactory::new(entry))
     }
     fn process(&self, node: ProcessNode) -> Result<Built, ConfigError> {
-        let ProcessNode { name: _, logic, inputs, keys, config, on_error } = node;
+        let ProcessNode { logic, inputs, keys, config, on_error, .. } = node;
         tidemill_engine::process::node(ProcessSpec {
             logic,
             inputs,

@@ -1,7 +1,7 @@
 //! What a pipeline file can refer to, behind a port: the composition root implements it with the
 //! connectors, the component host and the engine.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
@@ -9,7 +9,7 @@ use serde_json::Value;
 use tidemill_model::component::Descriptor;
 use tidemill_model::fault::OnError;
 use tidemill_model::logic::{GuestLimits, LogicFactory};
-use tidemill_model::plan::Built;
+use tidemill_model::plan::{Built, JobOptions};
 use tidemill_model::sink::Sink;
 use tidemill_model::source::Source;
 use tidemill_model::{ConfigError, Fault};
@@ -55,6 +55,9 @@ pub struct ProcessNode {
     /// Settings as text; lists and maps as JSON.
     pub config: Vec<(String, String)>,
     pub on_error: OnError,
+    pub options: JobOptions,
+    /// The folder that relative paths start at.
+    pub base: PathBuf,
 }
 
 /// A tumbling event-time window with native aggregates.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
 
+use crate::checkpoint::CheckpointOptions;
 use crate::fault::{Fault, OnError};
 use crate::limits::EDGE_BYTES_MIN;
 use crate::logic::GuestLimits;
@@ -82,6 +83,60 @@ pub enum TickMode {
     Batch,
 }
 
+/// Where keyed state lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Hash)]
+pub enum Backend {
+    /// In memory.
+    #[default]
+    Heap,
+    /// On disk, with a cache in front.
+    RocksDb,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct StateOptions {
+    pub backend: Backend,
+    /// What caches and buffers of a backend on disk take, over all nodes and workers of the process.
+    pub memory_bytes: usize,
+    /// Where a backend on disk works. None: beside the checkpoints, if they are in a directory.
+    pub directory: Option<String>,
+}
+
+impl Default for StateOptions {
+    fn default() -> Self {
+        Self { backend: Backend::Heap, memory_bytes: 256 << 20, directory: None }
+    }
+}
+
+/// What becomes of a job that has failed, and has a checkpoint (Flink's strategies and defaults).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum RestartStrategy {
+    Never,
+    FixedDelay {
+        attempts: u32,
+        delay_ms: u64,
+    },
+    /// The delay grows with each failure, and starts anew after `reset_ms` without one.
+    ExponentialDelay {
+        initial_ms: u64,
+        max_ms: u64,
+        multiplier: f64,
+        reset_ms: u64,
+    },
+    /// Until more than `failures` come within `interval_ms`.
+    FailureRate {
+        failures: u32,
+        interval_ms: u64,
+        delay_ms: u64,
+    },
+}
+
+impl Default for RestartStrategy {
+    fn default() -> Self {
+        Self::ExponentialDelay { initial_ms: 1000, max_ms: 60_000, multiplier: 1.5, reset_ms: 3_600_000 }
+    }
+}
+
 /// Settings of a job. All have defaults.
 #[derive(Clone, Debug)]
 pub struct JobOptions {
@@ -95,6 +150,10 @@ pub struct JobOptions {
     pub batch_rows: usize,
     /// For every component of the pipeline.
     pub guest: GuestLimits,
+    pub state: StateOptions,
+    /// None: the job takes no checkpoints.
+    pub checkpoints: Option<CheckpointOptions>,
+    pub restart: RestartStrategy,
 }
 
 impl Default for JobOptions {
@@ -109,6 +168,9 @@ impl Default for JobOptions {
             buffer_bytes: BUFFER_BYTES_MAX,
             batch_rows: BATCH_ROWS_MAX,
             guest: GuestLimits::default(),
+            state: StateOptions::default(),
+            checkpoints: None,
+            restart: RestartStrategy::default(),
         }
     }
 }

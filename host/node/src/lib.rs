@@ -4,10 +4,14 @@
 pub mod build_cmd;
 pub mod catalog;
 pub mod check;
+pub mod control_socket;
+pub mod durable;
 pub mod guest_metrics;
 pub mod inspect;
+pub mod jobs;
 pub mod new;
 pub mod progress;
+pub mod restarts;
 pub mod run;
 pub mod summary;
 pub mod terminal;

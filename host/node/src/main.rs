@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use tidemill::terminal::{EXIT_CLOSED, note};
-use tidemill::{build_cmd, check, inspect, new, run};
+use tidemill::{build_cmd, check, inspect, jobs, new, run};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -30,6 +30,15 @@ enum Command {
     Check(check::Args),
     /// Run a pipeline
     Run(run::Args),
+    /// Show how a running job is doing
+    Status(jobs::StatusArgs),
+    /// Take, list, describe and delete savepoints
+    #[command(subcommand)]
+    Savepoint(jobs::Savepoints),
+    /// Stop a running job at a checkpoint or savepoint, from which it can go on
+    Stop(jobs::StopArgs),
+    /// Change the number of workers of a running job
+    Rescale(jobs::RescaleArgs),
 }
 
 fn main() -> ExitCode {
@@ -46,6 +55,10 @@ fn main() -> ExitCode {
         Command::Inspect(args) => inspect::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Check(args) => check::run(&args),
         Command::Run(args) => run::run(&args),
+        Command::Status(args) => jobs::status(&args).map(|()| ExitCode::SUCCESS),
+        Command::Savepoint(command) => jobs::savepoint(&command),
+        Command::Stop(args) => jobs::stop(&args).map(|()| ExitCode::SUCCESS),
+        Command::Rescale(args) => jobs::rescale(&args).map(|()| ExitCode::SUCCESS),
     };
     outcome.unwrap_or_else(|error| {
         if is_closed_pipe(&error) {

@@ -1,6 +1,6 @@
 //! `tidemill run`: runs a pipeline in this process until its input ends or someone stops it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,12 +9,17 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use clap::ValueEnum;
 use signal_hook::consts::{SIGINT, SIGTERM};
+use tidemill_model::checkpoint::{Manifest, Purpose};
+use tidemill_model::plan::{Plan, RestartStrategy};
 use tidemill_model::{Fault, FaultKind};
-use tidemill_runtime::{JobHandle, start};
+use tidemill_runtime::{Ending, JobControl, JobHandle, JobSummary, PhaseHook, StartOptions, start, start_with};
 
 use crate::check::{EXIT_BAD_PIPELINE, load_or_report};
+use crate::control_socket::{ControlSocket, Desk};
+use crate::durable::{Durable, From};
 use crate::guest_metrics::GuestMetrics;
 use crate::progress::{Progress, first_row_ms};
+use crate::restarts::Restarts;
 use crate::summary::{Summary, text};
 use crate::terminal::{EXIT_CLOSED, note, print};
 
@@ -31,6 +36,13 @@ pub struct Args {
     /// No progress and no text summary
     #[arg(short, long)]
     quiet: bool,
+    /// Where to start: `latest` checkpoint, `none` (from the beginning), the number of a checkpoint, or the name of a
+    /// savepoint [default: latest]
+    #[arg(long, value_name = "FROM")]
+    from: Option<From>,
+    /// Give up what the checkpoint holds of a node, or of one state as NODE.STATE; may be repeated
+    #[arg(long, value_name = "NAME")]
+    drop_state: Vec<String>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -56,35 +68,159 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let signals = count_signals()?;
     let Some(loaded) = load_or_report(&args.file)? else { return Ok(ExitCode::from(EXIT_BAD_PIPELINE)) };
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
-    let workers = args.workers.map_or(processors, usize::from);
-    let before_job = began.elapsed();
-    let guests = GuestMetrics::install();
-    let job = match start(loaded.plan, workers) {
-        Ok(job) => job,
-        Err(fault) => return Ok(failed(&fault)),
+    let base = args.file.parent().unwrap_or(Path::new("")).to_owned();
+    let runner = Runner {
+        began,
+        signals,
+        quiet: args.quiet,
+        style: args.summary,
+        dropped: args.drop_state.clone(),
+        guests: GuestMetrics::install(),
+        desk: Arc::new(Desk::default()),
     };
-    if !watch(&job, &signals, args.quiet) {
-        return Ok(interrupted());
-    }
-    let first_row = first_row_ms(&job).map(|ms| ms + before_job.as_secs_f64() * 1e3);
-    let metrics = job.metrics_handle();
-    let outcome = job.wait();
-    match outcome {
-        Ok(done) => {
-            let summary = Summary::new(&done);
-            if !args.quiet {
-                note(text(&summary, first_row, done.ending, metrics.metrics(), &guests).trim_end());
-            }
-            if args.summary == Style::Json {
-                print(serde_json::to_string(&summary)? + "\n")?;
-            }
-            Ok(ExitCode::SUCCESS)
-        }
-        Err(fault) if fault.message == AT_ONCE => Ok(interrupted()),
-        // As other programs in a pipe: without a word.
-        Err(fault) if fault.kind == FaultKind::Closed => Ok(ExitCode::from(EXIT_CLOSED)),
+    let workers = args.workers.map_or(processors, usize::from);
+    let ended = match Durable::open(&loaded.plan, &base) {
         Err(fault) => Ok(failed(&fault)),
+        Ok(None) if args.from.is_some() => {
+            let help = "give the pipeline `checkpoints:` with a `store`";
+            Ok(failed(
+                &Fault::config("the pipeline takes no checkpoints, so there is none to start from").with_help(help),
+            ))
+        }
+        Ok(durable) => {
+            // Only what can be asked for something listens.
+            let _socket = match &durable {
+                Some(_) => Some(ControlSocket::serve(&loaded.plan.name, &runner.desk)?),
+                None => None,
+            };
+            runner.run(&loaded.plan, workers, durable.as_ref(), args.from.clone())
+        }
+    };
+    runner.desk.ended();
+    ended
+}
+
+/// Runs a job, and runs it again when it has failed.
+struct Runner {
+    began: Instant,
+    signals: Arc<AtomicUsize>,
+    quiet: bool,
+    style: Style,
+    dropped: Vec<String>,
+    guests: GuestMetrics,
+    desk: Arc<Desk>,
+}
+
+impl Runner {
+    fn run(
+        &self,
+        plan: &Plan,
+        mut workers: usize,
+        durable: Option<&Durable>,
+        from: Option<From>,
+    ) -> anyhow::Result<ExitCode> {
+        let strategy = if durable.is_some() { plan.options.restart } else { RestartStrategy::Never };
+        let mut restarts = Restarts::new(strategy);
+        let mut from = from.unwrap_or(From::Latest);
+        loop {
+            let before_job = self.began.elapsed();
+            let outcome = match self.start(plan, workers, durable, &from) {
+                Err(fault) => Err(fault),
+                Ok(job) => {
+                    self.desk.started(&plan.name, job.control(), workers);
+                    if !watch(&job, &self.signals, self.quiet, plan) {
+                        return Ok(interrupted());
+                    }
+                    let first_row = first_row_ms(&job).map(|ms| ms + before_job.as_secs_f64() * 1e3);
+                    let control = job.control();
+                    job.wait().map(|done| (done, first_row, control))
+                }
+            };
+            let rescaled = self.desk.paused();
+            let fault = match outcome {
+                Ok((done, _, _)) if done.ending == Ending::Halted && rescaled.is_some() => {
+                    workers = rescaled.unwrap_or(workers);
+                    from = From::Latest;
+                    continue;
+                }
+                Ok((done, first_row, control)) => return self.report(&done, first_row, &control),
+                Err(fault) if fault.message == AT_ONCE => return Ok(interrupted()),
+                // As other programs in a pipe: without a word.
+                Err(fault) if fault.kind == FaultKind::Closed => return Ok(ExitCode::from(EXIT_CLOSED)),
+                Err(fault) => fault,
+            };
+            let Some(delay) = restarts.after_failure(fault.kind, Instant::now()) else { return Ok(failed(&fault)) };
+            note(format_args!(
+                "error: {fault}\nstarting again from the last checkpoint in {:.1} s",
+                delay.as_secs_f64()
+            ));
+            if !self.pause(delay) {
+                return Ok(failed(&fault));
+            }
+            from = From::Latest;
+        }
     }
+
+    fn start(&self, plan: &Plan, workers: usize, durable: Option<&Durable>, from: &From) -> Result<JobHandle, Fault> {
+        let Some(durable) = durable else { return start(plan.clone(), workers) };
+        // In this order: nobody can publish another checkpoint once ours is claimed.
+        let durability = durable.begin(plan)?;
+        let manifest = durable.find(from, durability.options.fallback)?;
+        if let Some(manifest) = &manifest
+            && !self.quiet
+        {
+            note(origin(manifest));
+        }
+        let from = manifest.map(|manifest| durable.start_from(manifest, &self.dropped));
+        let phases = kill_at();
+        start_with(plan.clone(), StartOptions { workers, durability: Some(durability), from, phases })
+    }
+
+    fn report(&self, done: &JobSummary, first_row: Option<f64>, control: &JobControl) -> anyhow::Result<ExitCode> {
+        let summary = Summary::new(done);
+        if !self.quiet {
+            note(text(&summary, first_row, done.ending, control.metrics(), &self.guests).trim_end());
+        }
+        if self.style == Style::Json {
+            print(serde_json::to_string(&summary)? + "\n")?;
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+
+    /// False: someone wants it to end.
+    fn pause(&self, delay: Duration) -> bool {
+        let end = Instant::now() + delay;
+        while Instant::now() < end {
+            if self.signals.load(Ordering::SeqCst) > 0 {
+                return false;
+            }
+            std::thread::sleep(POLL);
+        }
+        self.signals.load(Ordering::SeqCst) == 0
+    }
+}
+
+/// From where a job starts, for people.
+fn origin(manifest: &Manifest) -> String {
+    let id = manifest.id;
+    match &manifest.purpose {
+        Purpose::End => "an earlier run had read all its input: what it had not committed is committed now".into(),
+        Purpose::Savepoint { name } => format!("starting from savepoint `{name}`"),
+        Purpose::Checkpoint => format!("going on from checkpoint {id} (`--from none` starts from the beginning)"),
+    }
+}
+
+/// `TIDEMILL_KILL_AT=PHASE:N`: this process ends, as if killed, when it reaches a phase of a checkpoint for the Nth time. It is
+/// how tests see to it that no moment is a bad one.
+fn kill_at() -> Option<PhaseHook> {
+    let wanted = std::env::var("TIDEMILL_KILL_AT").ok()?;
+    let (name, count) = wanted.split_once(':').unwrap_or((&wanted, "1"));
+    let (name, left) = (name.to_owned(), AtomicUsize::new(count.parse().ok()?));
+    Some(Arc::new(move |phase| {
+        if format!("{phase:?}").eq_ignore_ascii_case(&name) && left.fetch_sub(1, Ordering::SeqCst) == 1 {
+            std::process::abort();
+        }
+    }))
 }
 
 fn failed(fault: &Fault) -> ExitCode {
@@ -112,7 +248,8 @@ fn count_signals() -> anyhow::Result<Arc<AtomicUsize>> {
 }
 
 /// Shows progress and passes signals on until the job has ended. False: it was told to end at once, and did not.
-fn watch(job: &JobHandle, signals: &AtomicUsize, quiet: bool) -> bool {
+fn watch(job: &JobHandle, signals: &AtomicUsize, quiet: bool, plan: &Plan) -> bool {
+    let retain = plan.options.checkpoints.as_ref().is_some_and(|c| c.retain);
     let mut progress = Progress::new(quiet);
     let mut heard = 0;
     let mut end_by: Option<Instant> = None;
@@ -120,10 +257,15 @@ fn watch(job: &JobHandle, signals: &AtomicUsize, quiet: bool) -> bool {
         let now = signals.load(Ordering::SeqCst);
         if now > 0 && heard == 0 {
             progress.finish();
-            note(
-                "stopping: sources end at the next boundary, what they have read is processed (Ctrl-C again ends at once)",
-            );
-            job.stop();
+            if retain {
+                note("stopping at a checkpoint: the next run goes on from there (Ctrl-C again ends at once)");
+                job.halt();
+            } else {
+                note(
+                    "stopping: sources end at the next boundary, what they have read is processed (Ctrl-C again ends at once)",
+                );
+                job.stop();
+            }
         }
         if now > 1 && heard <= 1 {
             job.abort(AT_ONCE);

@@ -61,6 +61,7 @@ pub fn text(
     let mut out = String::new();
     let how = match ending {
         Ending::Finished => "finished",
+        Ending::Halted => "stopped at a checkpoint, from which it can go on",
         Ending::Stopped => {
             "stopped on request: what had been read was processed, open windows and timers fired as at the end of input"
         }

@@ -176,5 +176,4 @@ impl Barriers {
     pub fn take_last(&self) -> Vec<Part> {
         std::mem::take(&mut self.lock().parts)
     }
-
 }

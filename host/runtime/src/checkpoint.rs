@@ -126,6 +126,9 @@ impl Checkpointer {
                     if stop && taken.is_ok() {
                         self.shared.halt();
                     }
+                    if let Err(Some(fault)) = &taken {
+                        tracing::warn!("what was asked for failed, the job goes on: {fault}");
+                    }
                     let _ = reply.send(taken.map_err(|fault| fault.unwrap_or_else(ended)));
                     began
                 }

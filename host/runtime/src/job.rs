@@ -305,41 +305,22 @@ fn end_sinks(shared: &Shared) {
     }
 }
 
-/// The metrics of a job that may have ended.
+/// What can be seen and asked of a job by anyone, also after its end.
 #[derive(Clone)]
-pub struct MetricsHandle(Arc<Shared>);
+pub struct JobControl(Arc<Shared>);
 
-impl MetricsHandle {
+impl JobControl {
     pub fn metrics(&self) -> &JobMetrics {
         &self.0.metrics
-    }
-}
-
-impl JobHandle {
-    pub fn metrics(&self) -> &JobMetrics {
-        &self.shared.metrics
-    }
-
-    /// Metrics that outlive the handle.
-    pub fn metrics_handle(&self) -> MetricsHandle {
-        MetricsHandle(self.shared.clone())
-    }
-
-    pub fn elapsed(&self) -> Duration {
-        self.shared.start.elapsed()
-    }
-
-    pub fn is_finished(&self) -> bool {
-        self.supervisor.is_finished()
     }
 
     /// Whether it takes checkpoints.
     pub fn is_durable(&self) -> bool {
-        self.shared.checkpoints.is_some()
+        self.0.checkpoints.is_some()
     }
 
     pub fn checkpoint_stats(&self) -> Option<CheckpointStats> {
-        let checkpoints = self.shared.checkpoints.as_ref()?;
+        let checkpoints = self.0.checkpoints.as_ref()?;
         Some(checkpoints.stats.lock().expect("no panic while held").clone())
     }
 
@@ -355,7 +336,7 @@ impl JobHandle {
     }
 
     fn take(&self, purpose: Purpose, stop: bool) -> Result<Taken, Fault> {
-        let Some(checkpoints) = &self.shared.checkpoints else {
+        let Some(checkpoints) = &self.0.checkpoints else {
             let help = "give the pipeline `checkpoints:` with a `store`";
             return Err(Fault::config("the job takes no checkpoints").with_help(help));
         };
@@ -367,10 +348,34 @@ impl JobHandle {
 
     /// Asks for a checkpoint at which the job ends; does not wait.
     pub fn halt(&self) {
-        if let Some(checkpoints) = &self.shared.checkpoints {
+        if let Some(checkpoints) = &self.0.checkpoints {
             let (reply, _) = bounded(1);
             let _ = checkpoints.commands.send(Command::Take { purpose: Purpose::Checkpoint, stop: true, reply });
         }
+    }
+}
+
+impl JobHandle {
+    pub fn metrics(&self) -> &JobMetrics {
+        &self.shared.metrics
+    }
+
+    /// For other threads, and for after the end.
+    pub fn control(&self) -> JobControl {
+        JobControl(self.shared.clone())
+    }
+
+    /// Asks for a checkpoint at which the job ends; does not wait.
+    pub fn halt(&self) {
+        self.control().halt();
+    }
+
+    pub fn elapsed(&self) -> Duration {
+        self.shared.start.elapsed()
+    }
+
+    pub fn is_finished(&self) -> bool {
+        self.supervisor.is_finished()
     }
 
     /// Asks all sources to end at the next boundary. What they have read is processed, timers and

@@ -19,6 +19,6 @@ mod source;
 mod worker;
 
 pub use checkpoint::{CheckpointStats, Durability, LastCheckpoint, Phase, Taken};
-pub use job::{Ending, JobHandle, JobSummary, MetricsHandle, PhaseHook, StartOptions, start, start_with};
+pub use job::{Ending, JobControl, JobHandle, JobSummary, PhaseHook, StartOptions, start, start_with};
 pub use metrics::{JobMetrics, NodeMetrics};
 pub use restore::{DEAD_LETTER, StartFrom};

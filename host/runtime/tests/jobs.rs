@@ -452,7 +452,7 @@ fn the_share_done_counts_splits_that_are_still_to_come() {
         assert!((0.02..0.6).contains(&share), "{share} with {workers} workers");
         *seen.closed.lock().unwrap() = false;
         seen.opened.notify_all();
-        let metrics = job.metrics_handle();
+        let metrics = job.control();
         job.wait().unwrap();
         assert_eq!(metrics.metrics().share_done(), Some(1.0));
     }

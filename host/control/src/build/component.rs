@@ -58,7 +58,8 @@ impl Builder<'_> {
             built: {
                 let inputs: Vec<SchemaRef> = arrived.iter().map(|input| input.schema.clone()).collect();
                 let (name, config) = (spec.name.text.clone(), config.to_vec());
-                let node = ProcessNode { name, logic, inputs, keys: keys.clone(), config, on_error };
+                let (options, base) = (self.pipeline.options.clone(), self.base.to_owned());
+                let node = ProcessNode { name, logic, inputs, keys: keys.clone(), config, on_error, options, base };
                 match self.catalog.process(node) {
                     Ok(built) => built,
                     Err(error) => {

@@ -2,12 +2,14 @@
 //!
 //! Law: independent errors are all reported; an error in one node does not hide another one's.
 
+mod durable;
 mod fields;
 mod node;
 mod operator;
 mod options;
 
 use tidemill_model::fault::OnError;
+use tidemill_model::plan::JobOptions;
 
 use crate::diagnostic::{Report, Span};
 use crate::names::{NAME_RULE, is_name, shown};
@@ -16,7 +18,19 @@ use crate::tree::{Entry, Node, Tree};
 use crate::yaml::EXAMPLE;
 use fields::Fields;
 
-const TOP: &[&str] = &["name", "on_error", "dead_letter", "options", "components", "sources", "operators", "sinks"];
+const TOP: &[&str] = &[
+    "name",
+    "on_error",
+    "dead_letter",
+    "options",
+    "state",
+    "checkpoints",
+    "restart",
+    "components",
+    "sources",
+    "operators",
+    "sinks",
+];
 const ON_ERROR: &[(&str, OnError)] = &[("fail", OnError::Fail), ("dead_letter", OnError::DeadLetter)];
 
 /// The whole file. `kinds`: names of the sources and sinks that exist.
@@ -34,7 +48,12 @@ pub(crate) fn pipeline(report: &mut Report, root: &Node, kinds: &Kinds) -> Optio
         on_error: top.get("on_error").and_then(|entry| fields::choice(report, entry, ON_ERROR)),
         dead_letter: dead_letter(report, &top, &kinds.sinks),
         dead_letter_given: top.get("dead_letter").is_some(),
-        options: options::options(report, &top),
+        options: JobOptions {
+            state: durable::state(report, &top),
+            checkpoints: durable::checkpoints(report, &top),
+            restart: durable::restart(report, &top),
+            ..options::options(report, &top)
+        },
         components: components(report, &top),
         sources,
         operators,

@@ -1,0 +1,297 @@
+//! The control socket of a running job: a Unix socket in the user's runtime folder, one line of JSON per request and answer.
+//!
+//! Laws: a socket is named after its pipeline and process, so that runs of one name do not meet; only the user may connect; a
+//! request that fails leaves the job as it was.
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use serde::{Deserialize, Serialize};
+use tidemill_model::Fault;
+use tidemill_runtime::{JobControl, Taken};
+
+/// What can be asked of a running job.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "do", rename_all = "snake_case")]
+pub enum Request {
+    Status,
+    /// A savepoint; with `stop` the job ends at it.
+    Savepoint {
+        name: String,
+        stop: bool,
+    },
+    /// A checkpoint at which the job ends.
+    Stop,
+    /// Another number of workers, by way of a checkpoint.
+    Rescale {
+        workers: usize,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Answer {
+    Status(Status),
+    Taken { id: u64, bytes: u64, took_ms: u64 },
+    Rescaled { workers: usize, took_ms: u64 },
+    Error { message: String, help: Option<String> },
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    pub pipeline: String,
+    pub process: u32,
+    pub workers: usize,
+    /// Starts of the job, the first included.
+    pub runs: u64,
+    pub rows_in: u64,
+    pub rows_out: u64,
+    pub rows_dead: u64,
+    pub checkpoints: u64,
+    pub failed_checkpoints: u64,
+    pub last_checkpoint: Option<LastCheckpoint>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LastCheckpoint {
+    pub id: u64,
+    pub aligned_ms: u64,
+    pub took_ms: u64,
+    pub bytes: u64,
+    pub written_bytes: u64,
+}
+
+/// Where the job's runner and the socket's threads meet.
+#[derive(Default)]
+pub struct Desk {
+    state: Mutex<DeskState>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct DeskState {
+    pipeline: String,
+    /// None while it is being started again.
+    job: Option<JobControl>,
+    workers: usize,
+    runs: u64,
+    next_workers: Option<usize>,
+    ended: bool,
+}
+
+impl Desk {
+    fn lock(&self) -> MutexGuard<'_, DeskState> {
+        self.state.lock().expect("no panic while held")
+    }
+
+    /// The job runs, perhaps again.
+    pub fn started(&self, pipeline: &str, job: JobControl, workers: usize) {
+        let mut state = self.lock();
+        state.pipeline = pipeline.to_owned();
+        (state.job, state.workers) = (Some(job), workers);
+        state.runs += 1;
+        self.changed.notify_all();
+    }
+
+    /// It has ended, perhaps to be started again: with this many workers, if somebody asked for it.
+    pub fn paused(&self) -> Option<usize> {
+        let mut state = self.lock();
+        state.job = None;
+        state.next_workers.take()
+    }
+
+    pub fn ended(&self) {
+        let mut state = self.lock();
+        (state.job, state.ended) = (None, true);
+        self.changed.notify_all();
+    }
+
+    fn answer(&self, request: Request) -> Answer {
+        let taken = |taken: Result<Taken, Fault>| match taken {
+            Ok(Taken { id, bytes, took }) => Answer::Taken { id, bytes, took_ms: took.as_millis() as u64 },
+            Err(fault) => Answer::from(fault),
+        };
+        let job = self.lock().job.clone();
+        let Some(job) = job else {
+            return Answer::from(Fault::config("the job is being started").with_help("try again in a moment"));
+        };
+        match request {
+            Request::Status => Answer::Status(self.status(&job)),
+            Request::Savepoint { name, stop } => taken(job.savepoint(&name, stop)),
+            Request::Stop => taken(job.checkpoint(true)),
+            Request::Rescale { workers } => self.rescale(&job, workers),
+        }
+    }
+
+    fn status(&self, job: &JobControl) -> Status {
+        let (metrics, stats) = (job.metrics(), job.checkpoint_stats().unwrap_or_default());
+        let state = self.lock();
+        Status {
+            pipeline: state.pipeline.clone(),
+            process: std::process::id(),
+            workers: state.workers,
+            runs: state.runs,
+            rows_in: metrics.rows_in(),
+            rows_out: metrics.rows_out(),
+            rows_dead: metrics.rows_dead(),
+            checkpoints: stats.completed,
+            failed_checkpoints: stats.failed,
+            last_checkpoint: stats.last.map(|last| LastCheckpoint {
+                id: last.id,
+                aligned_ms: last.aligned.as_millis() as u64,
+                took_ms: last.took.as_millis() as u64,
+                bytes: last.bytes,
+                written_bytes: last.written,
+            }),
+        }
+    }
+
+    fn rescale(&self, job: &JobControl, workers: usize) -> Answer {
+        if !(1..=256).contains(&workers) {
+            return Answer::from(Fault::config("the number of workers is 1 to 256"));
+        }
+        let began = std::time::Instant::now();
+        let runs = {
+            let mut state = self.lock();
+            state.next_workers = Some(workers);
+            state.runs
+        };
+        if let Err(fault) = job.checkpoint(true) {
+            self.lock().next_workers = None;
+            return Answer::from(fault);
+        }
+        let mut state = self.lock();
+        while state.runs == runs && !state.ended {
+            state = self.changed.wait(state).expect("no panic while held");
+        }
+        match state.ended {
+            true => Answer::from(Fault::config("the job has ended instead")),
+            false => Answer::Rescaled { workers, took_ms: began.elapsed().as_millis() as u64 },
+        }
+    }
+}
+
+impl From<Fault> for Answer {
+    fn from(mut fault: Fault) -> Self {
+        let help = fault.help.take();
+        Self::Error { message: fault.to_string(), help }
+    }
+}
+
+/// The socket of this process; removed when it is dropped.
+pub struct ControlSocket {
+    path: PathBuf,
+}
+
+impl ControlSocket {
+    /// Answers requests on threads of its own.
+    pub fn serve(pipeline: &str, desk: &Arc<Desk>) -> anyhow::Result<Self> {
+        let folder = folder();
+        // A folder of another user, made in advance, is none that one may put a socket into.
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
+        let path = folder.join(format!("{pipeline}.{}.sock", std::process::id()));
+        let _ = std::fs::remove_file(&path);
+        let listener = UnixListener::bind(&path).with_context(|| format!("cannot listen at `{}`", path.display()))?;
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+        let desk = desk.clone();
+        std::thread::Builder::new().name("tidemill-control".into()).spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let desk = desk.clone();
+                let served = std::thread::Builder::new().name("tidemill-request".into());
+                let _ = served.spawn(move || serve(&stream, &desk));
+            }
+        })?;
+        Ok(Self { path })
+    }
+}
+
+impl Drop for ControlSocket {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+/// Longest request: a name, and paths.
+const REQUEST_BYTES_MAX: u64 = 64 << 10;
+
+fn serve(stream: &UnixStream, desk: &Desk) {
+    let mut line = String::new();
+    let read = BufReader::new(std::io::Read::take(stream, REQUEST_BYTES_MAX)).read_line(&mut line);
+    if read.is_err() || line.trim().is_empty() {
+        return;
+    }
+    let answer = match serde_json::from_str(&line) {
+        Ok(request) => desk.answer(request),
+        Err(error) => Answer::from(Fault::config(format!("this is no request: {error}"))),
+    };
+    if let Ok(text) = serde_json::to_string(&answer) {
+        // Who asked may have gone.
+        let _ = writeln!({ stream }, "{text}");
+    }
+}
+
+/// `$XDG_RUNTIME_DIR/tidemill`, or a folder of the user's among temporary files.
+fn folder() -> PathBuf {
+    match std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|p| p.is_absolute()) {
+        Some(runtime) => runtime.join("tidemill"),
+        None => {
+            let user = std::env::var("USER").unwrap_or_else(|_| "user".into());
+            std::env::temp_dir().join(format!("tidemill-{user}"))
+        }
+    }
+}
+
+/// Asks the running job `job`: the name of its pipeline (with `.PROCESS` where several run), or a pipeline file.
+pub fn ask(job: &str, request: &Request) -> anyhow::Result<Answer> {
+    let mut stream = connect(job)?;
+    writeln!(stream, "{}", serde_json::to_string(request)?)?;
+    let mut line = String::new();
+    BufReader::new(&stream).read_line(&mut line).context("the job has gone")?;
+    if line.is_empty() {
+        bail!("the job has gone");
+    }
+    Ok(serde_json::from_str(&line)?)
+}
+
+fn connect(job: &str) -> anyhow::Result<UnixStream> {
+    let name = match Path::new(job).file_stem() {
+        Some(stem) if Path::new(job).is_file() => stem.to_string_lossy().into_owned(),
+        _ => job.to_owned(),
+    };
+    let mut live = Vec::new();
+    for entry in std::fs::read_dir(folder()).into_iter().flatten().flatten() {
+        let file = entry.file_name().to_string_lossy().into_owned();
+        let Some(run) = file.strip_suffix(".sock") else { continue };
+        let pipeline = run.rsplit_once('.').map_or(run, |(pipeline, _)| pipeline);
+        if run != name && pipeline != name {
+            continue;
+        }
+        match UnixStream::connect(entry.path()) {
+            Ok(stream) => live.push((run.to_owned(), stream)),
+            // Its process has gone.
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
+                let _ = std::fs::remove_file(entry.path());
+            }
+            Err(_) => {}
+        }
+    }
+    match live.len() {
+        0 => bail!(
+            "no job `{name}` runs here\n  help: a job can be asked while `tidemill run` runs it, if it takes checkpoints"
+        ),
+        1 => {
+            let stream = live.remove(0).1;
+            stream.set_write_timeout(Some(Duration::from_secs(10)))?;
+            Ok(stream)
+        }
+        _ => {
+            let runs: Vec<&str> = live.iter().map(|(run, _)| run.as_str()).collect();
+            bail!("several jobs `{name}` run: name one of {}", runs.join(", "))
+        }
+    }
+}
