@@ -33,6 +33,9 @@ use tidemill_tests::native::NativeFactory;
 const SETTINGS: &[(&[&str], &str)] = &[
     (&["Top level"], "zzz: 1"),
     (&["Options"], "options: { zzz: 1 }"),
+    (&["State"], "state: { zzz: 1 }"),
+    (&["Checkpoints"], "checkpoints: { zzz: 1 }"),
+    (&["Restart"], "restart: { zzz: 1 }"),
     (&["Sources"], "sources: { a: { zzz: 1 } }"),
     (&["Sources"], "sources: { a: { nexmark: { kind: bid }, zzz: 1 } }"),
     (&["Event time"], "sources: { a: { nexmark: { kind: bid }, event_time: { zzz: 1 } } }"),
@@ -55,6 +58,9 @@ const SETTINGS: &[(&[&str], &str)] = &[
 /// The same for the values of settings and for the settings of a generator: they stand in the text of a section.
 const VALUES: &[(&str, &str)] = &[
     ("Options", "options: { ticks: zzz }"),
+    ("State", "state: { backend: zzz }"),
+    ("Checkpoints", "checkpoints: { retain: zzz }"),
+    ("Restart", "restart: { strategy: zzz }"),
     ("Bad rows", "on_error: zzz"),
     ("Bad rows", "sources: { a: { nexmark: { kind: bid }, on_error: zzz } }"),
     ("Operators", "operators: { a: { input: b, where: c, exchange: zzz } }"),

@@ -15,9 +15,10 @@ use tidemill_model::component::Descriptor;
 use tidemill_model::config::ConfigContext;
 use tidemill_model::fault::OnError;
 use tidemill_model::logic::{GuestLimits, LogicFactory};
-use tidemill_model::plan::Built;
+use tidemill_model::plan::{Backend, Built, JobOptions};
 use tidemill_model::sink::Sink;
 use tidemill_model::source::Source;
+use tidemill_model::state::StateBackendFactory;
 use tidemill_model::{ConfigError, Fault};
 use tidemill_state::HeapFactory;
 use tidemill_wasm::{Component, WasmConfig, WasmHost};
@@ -33,6 +34,14 @@ impl Builtins {
     pub fn new() -> Result<Self, Fault> {
         let wasm = WasmHost::new(WasmConfig { cache_dir: cache_dir(), ..WasmConfig::default() })?;
         Ok(Self { wasm, components: Mutex::default() })
+    }
+
+    /// Where keyed state lives. `base`: the folder of the pipeline file.
+    fn state(&self, options: &JobOptions, _base: &Path) -> Result<Arc<dyn StateBackendFactory>, Fault> {
+        match options.state.backend {
+            Backend::Heap => Ok(Arc::new(HeapFactory)),
+            Backend::RocksDb => Err(Fault::config("this program was built without the state backend `rocksdb`")),
+        }
     }
 
     /// A component, compiled once per process.
@@ -109,7 +118,10 @@ impl Catalog for Builtins {
             keys: node.keys,
             config: node.config,
             on_error: node.on_error,
-            state: Arc::new(HeapFactory),
+            state: self.state(&node.options, &node.base).map_err(|fault| {
+                let error = ConfigError::new(&[], fault.message);
+                fault.help.into_iter().fold(error, ConfigError::with_help)
+            })?,
         })
     }
 

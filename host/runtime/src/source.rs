@@ -274,13 +274,14 @@ impl SplitReaders {
             unreachable!("node {node} is a source");
         };
         let own = shared.splits[node].iter().skip(context.worker).step_by(shared.workers);
+        let (begun, fresh): (Vec<&SplitState>, Vec<_>) = own.partition(|split| !split.position.is_empty());
         Self {
             context: context.clone(),
             node,
             source: source.clone(),
             event_time: *event_time,
             on_error: *on_error,
-            waiting: own.cloned().collect(),
+            waiting: begun.into_iter().chain(fresh).cloned().collect(),
             open: VecDeque::new(),
             ended: 0,
         }
@@ -355,7 +356,9 @@ impl SplitReaders {
 
     fn open_splits(&mut self) -> Result<(), Fault> {
         let at_once = if self.source.bounded() { 1 } else { usize::MAX };
-        while self.open.len() < at_once {
+        // Splits that were read side by side before a restart go on so: one behind the other, the rows of the last would be late.
+        let begun = |split: &SplitState| !split.position.is_empty();
+        while self.open.len() < at_once || self.waiting.front().is_some_and(begun) {
             let Some(split) = self.waiting.pop_front() else { break };
             let SplitState { id, spec, size, position, max_time } = split;
             let split = Split { id, spec, size };

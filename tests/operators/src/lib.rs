@@ -11,7 +11,7 @@ mod types;
 pub use fussy::{Fussy, FussyCount, FussyFilter};
 pub use keyed::{Count, Patience, Profile, Tickets};
 pub use stateless::{Even, Merge, Route, Square, Stamp, Words};
-pub use timers::{Scripted, Sessions};
+pub use timers::{Scripted, Sessions, Totals};
 pub use types::Echo;
 
 tidemill_sdk::export!(
@@ -30,5 +30,6 @@ tidemill_sdk::export!(
     Patience,
     Sessions,
     Scripted,
+    Totals,
     Echo,
 );

@@ -170,3 +170,66 @@ impl Scripted {
         ctx.emit(Event { k, what, time, watermark: ctx.watermark(), seen });
     }
 }
+
+#[derive(Row)]
+pub struct Part {
+    n: i64,
+}
+
+#[derive(Row)]
+pub struct Slice {
+    k: i64,
+    /// Number of a slice of time.
+    slice: i64,
+}
+
+#[derive(Row)]
+pub struct Sum {
+    k: i64,
+    slice: i64,
+    rows: i64,
+    sum: i64,
+}
+
+#[derive(Serialize, Deserialize, Clone, Copy, Default)]
+#[serde(crate = "tidemill_sdk::serde")]
+struct Total {
+    rows: i64,
+    sum: i64,
+}
+
+/// Rows and sum of a key and slice of `size` of event time, by a timer at the end of the slice. As a window does, so the order
+/// of rows does not matter.
+#[derive(Keyed)]
+#[operator(key = Slice, time)]
+pub struct Totals {
+    total: Value<Total>,
+    size_ms: i64,
+}
+
+impl KeyedOperator for Totals {
+    type In<'a> = Part;
+    type Out<'a> = Sum;
+
+    fn open(&mut self, config: &Config<'_>) -> Result<()> {
+        self.size_ms = config.get::<Duration>("size")?.as_millis() as i64;
+        Ok(())
+    }
+
+    fn process(&mut self, row: Part, ctx: &mut Context<Self>) -> Result<()> {
+        let Some(time) = ctx.timestamp() else { bail!("a row without event time") };
+        let mut total = self.total.get_or_default();
+        total.rows += 1;
+        total.sum += row.n;
+        self.total.set(total);
+        ctx.set_event_timer((time.div_euclid(self.size_ms) + 1) * self.size_ms - 1);
+        Ok(())
+    }
+
+    fn on_timer(&mut self, timer: Timer<Slice>, ctx: &mut Context<Self>) -> Result<()> {
+        let total = self.total.get_or_default();
+        self.total.clear();
+        ctx.emit(Sum { k: timer.key.k, slice: timer.key.slice, rows: total.rows, sum: total.sum });
+        Ok(())
+    }
+}

@@ -1,0 +1,217 @@
+//! Chaos: jobs that are killed at random moments and at each phase of a checkpoint, and run again, until they have read all
+//! their input. What their sinks show then is what one run without a fault shows, row for row.
+//!
+//! `TIDEMILL_CHAOS_ROUNDS` is the number of kills over all kinds of jobs (default: 48), `TIDEMILL_CHAOS_SEED` what is random.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::LazyLock;
+use std::time::{Duration, Instant};
+
+/// Rows of the generator; at `RATE` a run lasts some seconds.
+const ROWS: u64 = 240_000;
+const RATE: u64 = 120_000;
+const PHASES: &[&str] = &["upload", "manifest", "commit", "committing", "restore"];
+/// A run that takes longer hangs.
+const DEADLINE: Duration = Duration::from_secs(120);
+
+/// The operators of the cases, as a component.
+static OPERATORS: LazyLock<PathBuf> = LazyLock::new(|| {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let out = folder.join("chaos-operators.wasm");
+    let operators = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/operators");
+    let built = Command::new(env!("CARGO_BIN_EXE_tidemill"))
+        .arg("build")
+        .arg(operators)
+        .arg("--out")
+        .arg(&out)
+        .args(["--", "--locked", "--target-dir"])
+        .arg(folder.join("cli-guests"))
+        .env_remove("RUSTFLAGS")
+        .env_remove("CARGO_ENCODED_RUSTFLAGS")
+        .output()
+        .expect("tidemill starts");
+    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    out
+});
+
+/// What differs between jobs.
+#[derive(Clone, Copy, Debug)]
+struct Kind {
+    backend: &'static str,
+}
+
+const KINDS: &[Kind] = &[Kind { backend: "heap" }];
+
+/// Windows, state with timers, a count per row, and the rows themselves. What comes out depends on no order of rows.
+fn pipeline(kind: Kind, durable: bool) -> String {
+    let component = OPERATORS.display();
+    let durability = match durable {
+        true => format!(
+            "state: {{ backend: {} }}\ncheckpoints: {{ store: store, interval: 60ms, keep: 2 }}\nrestart: {{ strategy: none }}",
+            kind.backend
+        ),
+        false => String::new(),
+    };
+    let rate = if durable { format!("rate: {RATE}, ") } else { String::new() };
+    format!(
+        "name: chaos\n{durability}\n\
+         sources:\n\
+         \x20 numbers:\n\
+         \x20   datagen: {{ rows: {ROWS}, {rate}columns: {{ n: {{ sequence: {{ start: 1 }} }}, k: {{ hash: {{ modulo: 500 }} }}, t: {{ timestamp: {{ start: 2024-01-01, step: 1ms }} }} }} }}\n\
+         \x20   event_time: {{ column: t, delay: 2s }}\n\
+         operators:\n\
+         \x20 sliced: {{ input: numbers, select: [k, n, 'cast(t as bigint) / 3000 as slice'] }}\n\
+         \x20 totals: {{ input: sliced, key: [k, slice], component: '{component}', operator: totals, config: {{ size: 3s }} }}\n\
+         \x20 counts: {{ input: numbers, key: [k], component: '{component}', operator: count }}\n\
+         \x20 counted: {{ input: counts, select: [k, count] }}\n\
+         \x20 windows: {{ input: numbers, key: [k], window: {{ tumbling: 5s }}, aggregates: {{ rows: count(*), sum: sum(n), mean: avg(n) }} }}\n\
+         sinks:\n\
+         \x20 rows: {{ input: numbers, file: {{ path: out/rows, format: ndjson }} }}\n\
+         \x20 counted_out: {{ input: counted, file: {{ path: out/counted, format: ndjson, roll_rows: 5000 }} }}\n\
+         \x20 totals_out: {{ input: totals, file: {{ path: out/totals, format: ndjson }} }}\n\
+         \x20 windows_out: {{ input: windows, file: {{ path: out/windows, format: ndjson }} }}\n"
+    )
+}
+
+/// Visible rows by sink, sorted.
+fn output(folder: &Path) -> BTreeMap<String, Vec<String>> {
+    let mut output = BTreeMap::new();
+    for sink in std::fs::read_dir(folder.join("out")).expect("sinks have written") {
+        let sink = sink.expect("a folder").path();
+        let mut rows = Vec::new();
+        for part in std::fs::read_dir(&sink).expect("a folder").map(|part| part.expect("a file").path()) {
+            if !part.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.')) {
+                let text = std::fs::read_to_string(&part).expect("a part file can be read");
+                rows.extend(text.lines().map(str::to_owned));
+            }
+        }
+        rows.sort();
+        output.insert(sink.file_name().unwrap_or_default().to_string_lossy().into_owned(), rows);
+    }
+    output
+}
+
+/// The first difference, in words.
+fn difference(expected: &BTreeMap<String, Vec<String>>, got: &BTreeMap<String, Vec<String>>) -> Option<String> {
+    for (sink, rows) in expected {
+        let have = got.get(sink).map_or(&[][..], Vec::as_slice);
+        if rows != have {
+            let mut counts: BTreeMap<&str, i64> = BTreeMap::new();
+            rows.iter().for_each(|row| *counts.entry(row).or_default() -= 1);
+            have.iter().for_each(|row| *counts.entry(row).or_default() += 1);
+            let wrong: Vec<_> = counts.iter().filter(|(_, n)| **n != 0).collect();
+            let shown: Vec<String> = wrong.iter().take(5).map(|(row, n)| format!("{n:+} {row}")).collect();
+            return Some(format!(
+                "{sink}: {} rows, expected {}; {} differ:\n{}",
+                have.len(),
+                rows.len(),
+                wrong.len(),
+                shown.join("\n")
+            ));
+        }
+    }
+    None
+}
+
+fn tidemill(folder: &Path, workers: usize) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tidemill"));
+    command.args(["run", "pipeline.yaml", "--quiet", "--workers", &workers.to_string()]).current_dir(folder);
+    command.env("XDG_CACHE_HOME", Path::new(env!("CARGO_TARGET_TMPDIR")).join("cli-cache"));
+    command.env("XDG_RUNTIME_DIR", folder).env("TIDEMILL_LOG", "warn");
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    command
+}
+
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, n: u64) -> u64 {
+        // A linear congruential generator's high bits are good enough to choose moments.
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % n
+    }
+}
+
+/// Runs until the end or `kill_after`. None: it was killed, by us or by itself at a phase.
+fn run(mut command: Command, kill_after: Option<Duration>) -> (Option<ExitStatus>, String) {
+    let mut child = command.spawn().expect("tidemill starts");
+    let began = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait().expect("the process can be waited for") {
+            let mut stderr = String::new();
+            std::io::Read::read_to_string(&mut child.stderr.take().expect("piped"), &mut stderr).expect("text");
+            return (status.code().map(|_| status), stderr);
+        }
+        if kill_after.is_some_and(|after| began.elapsed() >= after) {
+            child.kill().expect("it is ours");
+            child.wait().expect("it ends");
+            return (None, String::new());
+        }
+        assert!(began.elapsed() < DEADLINE, "a run hangs");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// A whole number from the environment.
+fn setting(name: &str, default: u64) -> u64 {
+    std::env::var(name).map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name} is no number: {text}")))
+}
+
+#[test]
+fn nothing_is_lost_and_nothing_comes_twice() {
+    let reference = tempfile::tempdir().expect("a folder");
+    std::fs::write(reference.path().join("pipeline.yaml"), pipeline(KINDS[0], false)).expect("a file");
+    let (status, stderr) = run(tidemill(reference.path(), 2), None);
+    assert!(status.is_some_and(|s| s.success()), "the run without a fault: {stderr}");
+    let expected = output(reference.path());
+    assert_eq!(expected["rows"].len() as u64, ROWS);
+
+    let seed = setting("TIDEMILL_CHAOS_SEED", 1);
+    let rounds = setting("TIDEMILL_CHAOS_ROUNDS", 48);
+    for (number, kind) in KINDS.iter().enumerate() {
+        let mut random = Random(seed.wrapping_add(number as u64 * 1000));
+        let mut kills = 0;
+        while kills < rounds.div_ceil(KINDS.len() as u64) {
+            kills += one_life(*kind, &expected, &mut random);
+        }
+    }
+}
+
+/// A job from its beginning to its end, through kills. Their number.
+fn one_life(kind: Kind, expected: &BTreeMap<String, Vec<String>>, random: &mut Random) -> u64 {
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::write(folder.path().join("pipeline.yaml"), pipeline(kind, true)).expect("a file");
+    let (mut story, mut kills) = (Vec::new(), 0);
+    loop {
+        let workers = 1 + random.below(3) as usize;
+        let mut command = tidemill(folder.path(), workers);
+        let mut after = None;
+        // Lives end: from some kill on nobody disturbs it.
+        if kills < 12 {
+            if random.below(2) == 0 {
+                let phase = PHASES[random.below(PHASES.len() as u64) as usize];
+                let nth = 1 + random.below(6);
+                command.env("TIDEMILL_KILL_AT", format!("{phase}:{nth}"));
+                story.push(format!("{workers} workers, {phase}:{nth}"));
+            } else {
+                let ms = 20 + random.below(700);
+                after = Some(Duration::from_millis(ms));
+                story.push(format!("{workers} workers, {ms} ms"));
+            }
+        } else {
+            story.push(format!("{workers} workers"));
+        }
+        match run(command, after) {
+            (None, _) => kills += 1,
+            (Some(status), stderr) => {
+                assert!(status.success(), "{kind:?}, {story:?}: {stderr}");
+                if let Some(difference) = difference(expected, &output(folder.path())) {
+                    panic!("{kind:?}, {story:?} (in {}): {difference}", folder.keep().display());
+                }
+                return kills.max(1);
+            }
+        }
+    }
+}
