@@ -158,7 +158,12 @@ impl Column {
         Ok(make_array(data.build()?))
     }
 
-    fn bytes(&self, values: &Pages<Vec<u8>, BYTES>, slots: &[Slot], nulls: Option<NullBuffer>) -> Result<ArrayRef, Fault> {
+    fn bytes(
+        &self,
+        values: &Pages<Vec<u8>, BYTES>,
+        slots: &[Slot],
+        nulls: Option<NullBuffer>,
+    ) -> Result<ArrayRef, Fault> {
         let total: usize = slots.iter().map(|&s| values.get(s).len()).sum();
         if i32::try_from(total).is_err() {
             return Err(Fault::data(format!("the state of one batch's keys takes {total} bytes, more than 2 GiB"))

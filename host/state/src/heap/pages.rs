@@ -75,10 +75,10 @@ impl<T: Clone + Default, const N: usize> Pages<T, N> {
             // SAFETY: a page that is shared is not written to.
             let copy = unsafe { (*self.pages[index].0.get()).clone() };
             self.pages[index] = Arc::new(Page(UnsafeCell::new(copy)));
-            self.read[index] = self.pages[index].begin();
         }
-        self.write[index] = self.pages[index].begin().as_ptr();
-        self.write[index]
+        let page = self.pages[index].begin();
+        (self.read[index], self.write[index]) = (page, page.as_ptr());
+        page.as_ptr()
     }
 }
 
