@@ -10,6 +10,7 @@
 
 pub mod driver;
 pub mod expr;
+mod key_list;
 mod poison;
 pub mod process;
 mod sql;

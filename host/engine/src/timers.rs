@@ -49,6 +49,14 @@ impl Timers {
         timers.pop_first()
     }
 
+    /// All timers of a domain, in their order.
+    pub fn all(&self, domain: TimeDomain) -> impl Iterator<Item = (i64, Slot)> {
+        match domain {
+            TimeDomain::Event => self.event.iter().copied(),
+            TimeDomain::Processing => self.processing.iter().copied(),
+        }
+    }
+
     fn of(&mut self, domain: TimeDomain) -> &mut BTreeSet<(i64, Slot)> {
         match domain {
             TimeDomain::Event => &mut self.event,

@@ -106,6 +106,9 @@ pub fn encode_i64(value: i64) -> [u8; 9] {
     bytes
 }
 
+/// Arrow row encoding of a null int64.
+pub const NULL_I64: [u8; 9] = [0; 9];
+
 /// xxh3 of [`encode_i64`], computed in registers (xxh3's rule for 9 to 16 bytes, with its default secret): going
 /// through the bytes in memory costs five times as much.
 #[inline]
@@ -185,6 +188,13 @@ mod tests {
     fn rows(values: Vec<Option<i64>>) -> RecordBatch {
         let schema = Arc::new(Schema::new(vec![Field::new("k", DataType::Int64, true)]));
         RecordBatch::try_new(schema, vec![Arc::new(Int64Array::from(values))]).unwrap()
+    }
+
+    #[test]
+    fn null_is_encoded_as_the_encoding_does() {
+        let batch = Batch::new(rows(vec![None]));
+        let encoder = KeyEncoder::new(&batch.rows().schema(), &[0]).unwrap();
+        assert_eq!(encoder.encode(&batch).unwrap().row(0).data(), NULL_I64);
     }
 
     #[test]

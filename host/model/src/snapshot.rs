@@ -14,12 +14,15 @@ use arrow::array::{RecordBatch, UInt16Array};
 use arrow::datatypes::{DataType, Field, SchemaRef};
 
 use crate::fault::Fault;
+use crate::limits::KEY_GROUPS;
 use crate::time::Now;
 
 /// First column of every keyed table: uint16, not null.
 pub const KEY_GROUP: &str = "key_group";
 /// Rows in a chunk, at most: what a writer holds in memory at a time.
 pub const CHUNK_ROWS_MAX: usize = 64 << 10;
+/// Bytes of keys and values in a chunk, about: it may be passed by one row.
+pub const CHUNK_BYTES_MAX: usize = 16 << 20;
 
 /// Rows of a table in pieces, each of at most [`CHUNK_ROWS_MAX`] rows.
 pub type Chunks = Box<dyn Iterator<Item = Result<RecordBatch, Fault>> + Send>;
@@ -98,6 +101,22 @@ pub fn key_groups(chunk: &RecordBatch) -> Result<&UInt16Array, Fault> {
     column.ok_or_else(|| Fault::data("a table of a snapshot does not begin with the key group"))
 }
 
+/// Items in the order of their key groups, those of one group as they came. `items` gives each with its key group, and is
+/// asked twice: a counting sort needs no memory beside its result.
+pub fn by_group<I: Iterator<Item = (u32, u32)>>(items: impl Fn() -> I) -> Vec<u32> {
+    let mut next = vec![0usize; KEY_GROUPS as usize + 1];
+    items().for_each(|(_, group)| next[group as usize + 1] += 1);
+    for group in 1..next.len() {
+        next[group] += next[group - 1];
+    }
+    let mut order = vec![0; next[KEY_GROUPS as usize]];
+    for (item, group) in items() {
+        order[next[group as usize]] = item;
+        next[group as usize] += 1;
+    }
+    order
+}
+
 impl std::fmt::Debug for Table {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Table").field("name", &self.name).field("schema", &self.schema).finish_non_exhaustive()
@@ -113,5 +132,17 @@ impl std::fmt::Debug for NativeFile {
 impl std::fmt::Debug for Snapshot {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Snapshot").field("tables", &self.tables).field("files", &self.files).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::by_group;
+
+    #[test]
+    fn items_are_sorted_by_group_and_stay_in_order_within() {
+        let items = [(7, 1023), (1, 5), (9, 0), (3, 5), (2, 1023), (0, 4)];
+        assert_eq!(by_group(|| items.into_iter()), [9, 0, 1, 3, 7, 2]);
+        assert_eq!(by_group(std::iter::empty), [0u32; 0]);
     }
 }

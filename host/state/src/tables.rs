@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BinaryArray, RecordBatch, UInt16Array, UInt32Array};
-use arrow::compute::take;
+use arrow::array::{ArrayRef, AsArray, BinaryArray, RecordBatch, UInt16Array};
 use tidemill_model::Fault;
 use tidemill_model::component::StateDescriptor;
 use tidemill_model::key::{hash_key, key_group};
@@ -40,13 +39,9 @@ pub(crate) fn restore(
     Ok(())
 }
 
-/// One chunk of a state's table: the keys and values given that are not null, by key group.
-pub(crate) fn chunk(state: &StateDescriptor, keys: &BinaryArray, values: &ArrayRef) -> Result<RecordBatch, Fault> {
-    let groups: Vec<u16> = keys.iter().map(|key| key_group(hash_key(key.unwrap_or_default())) as u16).collect();
-    let mut order: Vec<u32> = (0..keys.len() as u32).filter(|&i| values.is_valid(i as usize)).collect();
-    order.sort_by_key(|&i| groups[i as usize]);
-    let groups = UInt16Array::from_iter_values(order.iter().map(|&i| groups[i as usize]));
-    let order = UInt32Array::from(order);
-    let columns = vec![Arc::new(groups) as ArrayRef, take(keys, &order, None)?, take(values, &order, None)?];
-    Ok(RecordBatch::try_new(table_schema(state), columns)?)
+/// A chunk of a state's table: rows in the order of key groups, none without a value.
+pub(crate) fn chunk(state: &StateDescriptor, keys: BinaryArray, values: ArrayRef) -> Result<RecordBatch, Fault> {
+    let groups = keys.iter().map(|key| key_group(hash_key(key.unwrap_or_default())) as u16);
+    let groups = UInt16Array::from_iter_values(groups);
+    Ok(RecordBatch::try_new(table_schema(state), vec![Arc::new(groups), Arc::new(keys), values])?)
 }

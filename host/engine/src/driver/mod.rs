@@ -7,18 +7,21 @@
 //!
 //! Tests feed rows by hand with [`Driver::by_hand`], or let the sources run with [`Driver::new`].
 
+mod checkpoint;
 mod edges;
 mod harness;
 mod node;
 mod rng;
 mod source;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
 use arrow::array::RecordBatch;
+use tidemill_model::checkpoint::SplitState;
 use tidemill_model::dead::{self, DeadRow};
 use tidemill_model::plan::{NodeId, NodeKind, Plan, TickMode};
 use tidemill_model::sink::SinkWriter;
+use tidemill_model::source::Split;
 use tidemill_model::time::{Now, WatermarkTracker};
 use tidemill_model::{Batch, Fault, Operator, OperatorContext, Progress};
 
@@ -27,6 +30,7 @@ use node::{Emitted, Instance, Work};
 use rng::Rng;
 use source::SourceWorker;
 
+pub use checkpoint::{Checkpoint, OperatorState};
 pub use harness::{HandFed, Input, one_operator};
 
 /// Batches on their way beyond which sources wait: bounds memory, and how far rows may overtake.
@@ -52,6 +56,10 @@ pub struct Driver {
     dead: Vec<DeadRow>,
     counters: Counters,
     committed: bool,
+    /// Number of the last checkpoint.
+    checkpoints: u64,
+    /// No row of this tick or later is read for now.
+    boundary: Option<usize>,
 }
 
 /// Something that can happen next.
@@ -68,15 +76,29 @@ impl Driver {
     /// Opens the sources' splits. `run` then does everything.
     pub fn new(plan: &Plan, workers: usize, seed: u64) -> Result<Self, Fault> {
         let mut driver = Self::build(plan, workers, seed, false)?;
-        for (id, node) in plan.nodes.iter().enumerate() {
-            let NodeKind::Source { source, .. } = &node.kind else { continue };
-            let splits = source.splits(workers).map_err(|f| f.at(&node.name))?;
-            for worker in 0..workers {
-                let own: VecDeque<_> = splits.iter().skip(worker).step_by(workers).cloned().collect();
-                driver.sources[id][worker].open(source, own).map_err(|f| f.at(&node.name).on_worker(worker))?;
-            }
-        }
+        (0..plan.nodes.len()).try_for_each(|id| driver.open_new(id))?;
         Ok(driver)
+    }
+
+    /// Opens what a source lists, if the node is one.
+    fn open_new(&mut self, id: NodeId) -> Result<(), Fault> {
+        let NodeKind::Source { source, .. } = &self.plan.nodes[id].kind else { return Ok(()) };
+        let splits = source.splits(self.workers).map_err(|f| f.at(&self.plan.nodes[id].name))?.into_iter();
+        let new = |Split { id, spec, size }| SplitState { id, spec, size, position: Vec::new(), max_time: None };
+        self.open_splits(id, &splits.map(new).collect::<Vec<_>>())
+    }
+
+    /// Deals a source's splits to its workers.
+    fn open_splits(&mut self, id: NodeId, splits: &[SplitState]) -> Result<(), Fault> {
+        let node = &self.plan.nodes[id];
+        let NodeKind::Source { source, .. } = &node.kind else {
+            return Err(Fault::config(format!("`{}` was a source, and is none any more", node.name)));
+        };
+        for (worker, reader) in self.sources[id].iter_mut().enumerate() {
+            let own = splits.iter().cloned().enumerate().skip(worker).step_by(self.workers).collect();
+            reader.open(source, own, self.now_ms).map_err(|f| f.at(&node.name).on_worker(worker))?;
+        }
+        Ok(())
     }
 
     /// Opens no splits: rows and time come from `push`, `advance_event_time` and `advance_processing_time`.
@@ -131,6 +153,8 @@ impl Driver {
             dead: Vec::new(),
             counters: Counters::new(),
             committed: false,
+            checkpoints: 0,
+            boundary: None,
         })
     }
 
@@ -153,6 +177,16 @@ impl Driver {
         let until = self.now_ms.saturating_add(ms);
         while self.now_ms < until && self.step(until)? {}
         Ok(())
+    }
+
+    /// Lets at most so many things happen. Whether more is to come.
+    pub fn run_steps(&mut self, steps: usize) -> Result<bool, Fault> {
+        for _ in 0..steps {
+            if !self.step(i64::MAX)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Rows for a source, in the tick that is open. Event times come from its event-time column, if it has one.
@@ -226,6 +260,11 @@ impl Driver {
         self.now_ms
     }
 
+    fn node_id(&self, name: &str) -> Result<NodeId, Fault> {
+        let found = self.plan.nodes.iter().position(|n| n.name == name);
+        found.ok_or_else(|| Fault::config(format!("the checkpoint holds `{name}`, but there is no such node")))
+    }
+
     fn source_id(&self, name: &str) -> Result<NodeId, Fault> {
         let found = self.plan.nodes.iter().position(|n| n.name == name && matches!(n.kind, NodeKind::Source { .. }));
         found.ok_or_else(|| Fault::config(format!("there is no source `{name}`")))
@@ -271,14 +310,16 @@ impl Driver {
         let limit = oldest + self.plan.options.ticks_in_flight.max(1) as usize;
         let batch_ticks = self.plan.options.ticks == TickMode::Batch;
         for (id, worker, source) in each(&self.sources) {
-            if self.by_hand || source.has_ended() {
+            if self.by_hand || source.has_ended() || self.boundary.is_some_and(|boundary| source.tick() >= boundary) {
                 continue;
             }
             let has_rows = self.edges.last_tick(id, worker) == Some(source.tick());
             if room && source.is_ready(self.now_ms) && !(batch_ticks && has_rows) {
                 events.push(Event::Poll(id, worker));
             }
-            let may_end = if batch_ticks { has_rows } else { source.opened_ms() < self.now_ms };
+            // On the way to a boundary nobody waits for rows that are far away.
+            let in_haste = self.boundary.is_some() && !source.is_ready(self.now_ms);
+            let may_end = if batch_ticks { has_rows || in_haste } else { source.opened_ms() < self.now_ms };
             if source.is_finished() || may_end && source.tick() < limit {
                 events.push(Event::EndTick(id, worker));
             }
@@ -308,7 +349,8 @@ impl Driver {
         });
         let ended = each(&self.sources).all(|(_, _, s)| s.has_ended());
         let last = each(&self.sources).map(|(_, _, s)| s.tick()).max().unwrap_or(0);
-        all_above && (!ended || tick < last) && !self.edges.has_rows(id, worker, tick)
+        let beyond = self.boundary.is_some_and(|boundary| tick >= boundary);
+        all_above && !beyond && (!ended || tick < last) && !self.edges.has_rows(id, worker, tick)
     }
 
     fn poll(&mut self, id: NodeId, worker: usize) -> Result<(), Fault> {
@@ -399,19 +441,20 @@ impl Driver {
         if std::mem::replace(&mut self.committed, true) {
             return Ok(());
         }
-        let mut prepared = Vec::new();
+        self.checkpoints += 1;
+        let (id_of_commit, mut prepared) = (self.checkpoints, Vec::new());
         for (id, instances) in self.instances.iter_mut().enumerate() {
             let NodeKind::Sink { sink, .. } = &self.plan.nodes[id].kind else { continue };
             let mut committables = Vec::new();
             for instance in instances {
                 if let Work::Sink(writer) = &mut instance.work {
-                    committables.extend(writer.prepare(1).map_err(|f| f.at(&self.plan.nodes[id].name))?);
+                    committables.extend(writer.prepare(id_of_commit).map_err(|f| f.at(&self.plan.nodes[id].name))?);
                 }
             }
             prepared.push((sink.clone(), committables));
         }
         if let (Some(writer), Some(sink)) = (&mut self.dead_writer, &self.plan.dead_letter) {
-            prepared.push((sink.clone(), writer.prepare(1)?));
+            prepared.push((sink.clone(), writer.prepare(id_of_commit)?));
         }
         prepared.iter().try_for_each(|(sink, committables)| sink.commit(committables))
     }

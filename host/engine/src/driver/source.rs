@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::buffer::ScalarBuffer;
+use tidemill_model::checkpoint::SplitState;
 use tidemill_model::dead::DeadRow;
 use tidemill_model::fault::OnError;
 use tidemill_model::limits::BATCH_BYTES_MAX;
@@ -15,8 +16,12 @@ use tidemill_model::{Batch, Fault, event_time};
 
 use super::rng::Rng;
 
+/// A split with its place in the source's list.
+pub(super) type Listed = (usize, SplitState);
+
 struct OpenSplit {
-    id: String,
+    order: usize,
+    split: Split,
     reader: Box<dyn SplitReader>,
     watermark: SplitWatermark,
     /// Asked again at this time.
@@ -29,7 +34,7 @@ pub(super) struct SourceWorker {
     on_error: OnError,
     splits: Vec<OpenSplit>,
     /// Bounded splits are read one after the other, so that files keep their order.
-    waiting: VecDeque<Split>,
+    waiting: VecDeque<Listed>,
     source: Option<Arc<dyn Source>>,
     /// Rows that tests push have their own watermark.
     by_hand: Option<ByHand>,
@@ -60,20 +65,31 @@ impl SourceWorker {
     }
 
     /// Reads these splits. Without any, the source has ended on this worker.
-    pub fn open(&mut self, source: &Arc<dyn Source>, splits: VecDeque<Split>) -> Result<(), Fault> {
+    pub fn open(&mut self, source: &Arc<dyn Source>, splits: VecDeque<Listed>, now_ms: i64) -> Result<(), Fault> {
         self.source = Some(source.clone());
         self.waiting = splits;
-        self.open_splits(0)
+        self.open_splits(now_ms)
+    }
+
+    /// What is still to be read.
+    pub fn splits(&self) -> Vec<Listed> {
+        let open = self.splits.iter().map(|s| {
+            let Split { id, spec, size } = s.split.clone();
+            (s.order, SplitState { id, spec, size, position: s.reader.position().0, max_time: s.watermark.max_time() })
+        });
+        open.chain(self.waiting.iter().cloned()).collect()
     }
 
     fn open_splits(&mut self, now_ms: i64) -> Result<(), Fault> {
         let Some(source) = self.source.clone() else { return Ok(()) };
         let at_once = if source.bounded() { 1 } else { usize::MAX };
         while self.splits.len() < at_once {
-            let Some(split) = self.waiting.pop_front() else { break };
-            let reader = source.open(&split, &Position::default())?;
-            let watermark = self.watermark(now_ms);
-            self.splits.push(OpenSplit { id: split.id, reader, watermark, until_ms: i64::MIN });
+            let Some((order, state)) = self.waiting.pop_front() else { break };
+            let split = Split { id: state.id, spec: state.spec, size: state.size };
+            let reader = source.open(&split, &Position(state.position))?;
+            let mut watermark = self.watermark(now_ms);
+            watermark.resume(state.max_time);
+            self.splits.push(OpenSplit { order, split, reader, watermark, until_ms: i64::MIN });
         }
         self.finished = self.splits.is_empty();
         Ok(())
@@ -82,6 +98,18 @@ impl SourceWorker {
     /// Reads nothing; rows are pushed.
     pub fn feed_by_hand(&mut self) {
         self.by_hand = Some(ByHand { rows: self.watermark(0), watermark: WATERMARK_MIN });
+    }
+
+    /// The largest event time pushed, and the watermark that the test has set.
+    pub fn hand(&self) -> Option<(Option<i64>, i64)> {
+        self.by_hand.as_ref().map(|hand| (hand.rows.max_time(), hand.watermark))
+    }
+
+    /// Goes on from there.
+    pub fn resume_by_hand(&mut self, (max_time, watermark): (Option<i64>, i64), now_ms: i64) {
+        let mut rows = self.watermark(now_ms);
+        rows.resume(max_time);
+        self.by_hand = Some(ByHand { rows, watermark });
     }
 
     fn watermark(&self, now_ms: i64) -> SplitWatermark {
@@ -125,7 +153,7 @@ impl SourceWorker {
                 Ok((None, Vec::new()))
             }
             Polled::Rows { rows, rejected } => {
-                let id = self.splits[index].id.clone();
+                let id = self.splits[index].split.id.clone();
                 let (batch, dead) = self.receive(rows, rejected, Some(&id))?;
                 if let Some(times) = &batch.times {
                     self.splits[index].watermark.on_rows(times, now_ms);
@@ -192,7 +220,15 @@ impl SourceWorker {
     pub fn say(&mut self, now_ms: i64) {
         let time = match &self.by_hand {
             _ if self.finished => SourceTime::Finished,
-            None => combine(self.splits.iter().map(|s| s.watermark.at(now_ms))),
+            None => {
+                // A split that was begun before a checkpoint and waits now is not to be overtaken.
+                let begun = self.waiting.iter().filter_map(|(_, split)| split.max_time).map(|max_time| {
+                    let mut watermark = self.watermark(now_ms);
+                    watermark.resume(Some(max_time));
+                    watermark.at(now_ms)
+                });
+                combine(self.splits.iter().map(|s| s.watermark.at(now_ms)).chain(begun))
+            }
             // Without an event-time column only the test moves time.
             Some(hand) if self.event_time.is_none() => SourceTime::Active(hand.watermark),
             Some(hand) => match hand.rows.at(now_ms) {

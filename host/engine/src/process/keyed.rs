@@ -17,12 +17,14 @@ use arrow::datatypes::{Schema, SchemaRef};
 use arrow::util::display::array_value_to_string;
 use tidemill_model::key::KeyEncoder;
 use tidemill_model::logic::{Effects, KeyedIn, Logic, LogicError, RowsIn, StateUpdate, TimeDomain, TimersIn};
-use tidemill_model::state::{Slot, StateBackend};
+use tidemill_model::snapshot::{Form, Restore, Snapshot};
+use tidemill_model::state::{Slot, StateBackend, table_name};
 use tidemill_model::time::Now;
 use tidemill_model::{Batch, Collector, Fault, Operator, Progress};
 
 use super::distinct::Distinct;
 use super::outputs::Parents;
+use super::stored;
 use super::{Amplification, Common, Work};
 use crate::poison::{Attempt, search};
 use crate::timers::Timers;
@@ -153,6 +155,10 @@ impl Keyed {
         Ok(true)
     }
 
+    fn has_place_for(&self, table: &str) -> bool {
+        stored::is_timers(table) || self.common.descriptor.states.iter().any(|state| table_name(state) == table)
+    }
+
     fn gather(&mut self, slots: &[Slot]) -> Result<Vec<ArrayRef>, Fault> {
         (0..self.common.descriptor.states.len()).map(|state| self.state.gather(state, slots)).collect()
     }
@@ -217,6 +223,32 @@ impl Operator for Keyed {
 
     fn resume(&mut self, out: &mut dyn Collector) -> Result<Progress, Fault> {
         self.go(out)
+    }
+
+    fn snapshot(&mut self, form: Form) -> Result<Snapshot, Fault> {
+        let mut snapshot = self.state.snapshot(form)?;
+        snapshot.tables.extend(stored::tables(&self.timers, self.state.as_ref()));
+        Ok(snapshot)
+    }
+
+    fn restore(&mut self, from: &dyn Restore) -> Result<(), Fault> {
+        let tables = from.tables();
+        let unknown = tables.iter().find(|(table, _)| !self.has_place_for(table));
+        if let Some((table, _)) = unknown {
+            let operator = &self.common.descriptor.name;
+            return Err(match table.strip_prefix("state/") {
+                Some(state) => Fault::config(format!(
+                    "the snapshot holds the state `{state}`, which `{operator}` does not declare"
+                ))
+                .with_help("declare it, or give up what it holds with `--drop-state`"),
+                None => Fault::config(format!("the snapshot holds `{table}`, which `{operator}` has no place for")),
+            });
+        }
+        self.state.restore(from)?;
+        stored::restore(&mut self.timers, self.state.as_mut(), from)?;
+        // Lateness goes on from there; a timer of the wall clock that is in the past fires at the next tick.
+        self.now = from.now();
+        Ok(())
     }
 
     fn held(&self) -> u64 {

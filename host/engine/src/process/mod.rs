@@ -7,6 +7,7 @@ mod distinct;
 mod keyed;
 mod outputs;
 mod stateless;
+mod stored;
 
 use std::sync::Arc;
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, UInt32Array};
 use arrow::compute::{cast, prep_null_mask_filter, take};
-use arrow::datatypes::{Field, SchemaRef};
+use arrow::datatypes::{Field, FieldRef, SchemaRef};
 use datafusion_common::DataFusionError;
 use datafusion_expr::{EmitTo, GroupsAccumulator};
 use datafusion_physical_expr::GroupsAccumulatorAdapter;
@@ -95,9 +95,8 @@ impl Aggregates {
         let all: Vec<usize> = (0..groups).collect();
         let mut results = Vec::with_capacity(accumulators.len());
         for ((_, call), acc) in self.calls.iter().zip(accumulators) {
-            // Reading the state drains it, so it goes back in; the result is made in a second accumulator.
-            let state = acc.state(EmitTo::All)?;
-            acc.merge_batch(&state, &all, groups)?;
+            // The result is made in a second accumulator.
+            let state = state_of(acc.as_mut(), &all)?;
             let picked: Vec<ArrayRef> = match chosen {
                 None => state,
                 Some(chosen) => state.iter().map(|s| take(s, chosen, None)).collect::<std::result::Result<_, _>>()?,
@@ -109,6 +108,53 @@ impl Aggregates {
         }
         Ok(results)
     }
+}
+
+impl Aggregates {
+    /// The columns that a group's state takes, by aggregate; with the call as metadata.
+    pub fn state_fields(&self) -> Result<Vec<Vec<Field>>> {
+        let fields = |(name, call): &(String, Aggregate)| {
+            let types = call.function.state_fields()?;
+            let field = |(number, field): (usize, &FieldRef)| {
+                Field::new(format!("{name}/{number}"), field.data_type().clone(), true)
+            };
+            Ok(types.iter().enumerate().map(field).collect())
+        };
+        self.calls.iter().map(fields).collect()
+    }
+
+    /// The state of all groups. The accumulators stay as they are.
+    pub fn state(&self, accumulators: &mut Accumulators, groups: usize) -> Result<Vec<ArrayRef>> {
+        let all: Vec<usize> = (0..groups).collect();
+        let mut columns = Vec::new();
+        for acc in accumulators {
+            columns.extend(state_of(acc.as_mut(), &all)?);
+        }
+        Ok(columns)
+    }
+
+    /// Adds such a state to the groups in `numbers`, one per row.
+    pub fn merge(
+        &self,
+        accumulators: &mut Accumulators,
+        mut state: &[ArrayRef],
+        numbers: &[usize],
+        groups: usize,
+    ) -> Result<()> {
+        for ((_, call), acc) in self.calls.iter().zip(accumulators) {
+            let (own, others) = state.split_at(call.function.state_fields()?.len());
+            acc.merge_batch(own, numbers, groups)?;
+            state = others;
+        }
+        Ok(())
+    }
+}
+
+/// Reading the state drains it, so it goes back in. `all`: the numbers of all groups.
+fn state_of(acc: &mut dyn GroupsAccumulator, all: &[usize]) -> Result<Vec<ArrayRef>> {
+    let state = acc.state(EmitTo::All)?;
+    acc.merge_batch(&state, all, all.len())?;
+    Ok(state)
 }
 
 impl Inputs {

@@ -2,10 +2,11 @@
 //!
 //! Law: a key has one number; numbers are `0..len` without gaps. `clear` keeps the memory.
 
+use std::borrow::Cow;
 use std::convert::Infallible;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, Int64Array};
+use arrow::array::{Array, ArrayRef, AsArray, BinaryArray, Int64Array};
 use arrow::buffer::{NullBuffer, ScalarBuffer};
 use arrow::compute::take;
 use arrow::datatypes::{DataType, Int64Type, Schema};
@@ -14,7 +15,9 @@ use arrow::row::Rows;
 use hashbrown::HashTable;
 use tidemill_model::Batch;
 use tidemill_model::int_table::{IntTable, mix};
-use tidemill_model::key::{KeyEncoder, hash_rows};
+use tidemill_model::key::{KeyEncoder, NULL_I64, decode_i64, encode_i64, hash_i64, hash_key, hash_rows, key_group};
+
+use crate::key_list::KeyList;
 
 /// How keys are taken from batches: chosen once per operator.
 pub(super) enum KeyReader {
@@ -65,7 +68,7 @@ impl KeyReader {
     pub fn columns(&self, groups: &Groups) -> Result<Vec<ArrayRef>, ArrowError> {
         match (self, groups) {
             (_, Groups::I64(groups)) => Ok(vec![groups.column()]),
-            (Self::Encoded(encoder), Groups::Encoded(groups)) => encoder.decode(groups.keys()),
+            (Self::Encoded(encoder), Groups::Encoded(groups)) => encoder.decode(groups.keys.iter()),
             _ => Ok(Vec::new()),
         }
     }
@@ -88,7 +91,7 @@ impl Groups {
         match self {
             Self::Global(len) => *len,
             Self::I64(groups) => groups.keys.len(),
-            Self::Encoded(groups) => groups.ends.len(),
+            Self::Encoded(groups) => groups.keys.len(),
         }
     }
 
@@ -97,6 +100,33 @@ impl Groups {
             Self::Global(len) => *len = 0,
             Self::I64(groups) => groups.clear(),
             Self::Encoded(groups) => groups.clear(),
+        }
+    }
+
+    /// The same for keys by their bytes, as [`FrozenGroups`] gives them out.
+    pub fn number_bytes(&mut self, keys: &BinaryArray, numbers: &mut Vec<usize>) {
+        numbers.clear();
+        for key in keys.iter().map(Option::unwrap_or_default) {
+            match self {
+                Self::Global(len) => {
+                    *len = 1;
+                    numbers.push(0);
+                }
+                Self::I64(groups) => match decode_i64(key) {
+                    Some(key) => groups.add(std::iter::once(key), numbers),
+                    None => groups.add_null(numbers),
+                },
+                Self::Encoded(groups) => numbers.push(groups.group(key, hash_key(key))),
+            }
+        }
+    }
+
+    /// The keys as they are now.
+    pub fn freeze(&self) -> FrozenGroups {
+        match self {
+            Self::Global(_) => FrozenGroups::Global,
+            Self::I64(groups) => FrozenGroups::I64(groups.keys.clone(), groups.null),
+            Self::Encoded(groups) => FrozenGroups::Encoded(groups.keys.clone()),
         }
     }
 
@@ -117,6 +147,35 @@ impl Groups {
                 }
             }
             _ => unreachable!("keys and table come from one reader"),
+        }
+    }
+}
+
+/// The keys of a pane for a snapshot, by number.
+pub(super) enum FrozenGroups {
+    Global,
+    /// Values, and the number of the null key.
+    I64(Vec<i64>, Option<usize>),
+    Encoded(KeyList),
+}
+
+impl FrozenGroups {
+    /// The key group of a key: as the exchange has it. What has no key belongs to the first one.
+    pub fn key_group(&self, number: usize) -> u32 {
+        match self {
+            Self::Global => 0,
+            Self::I64(keys, null) if *null != Some(number) => key_group(hash_i64(keys[number])),
+            _ => key_group(hash_key(&self.bytes(number))),
+        }
+    }
+
+    /// The encoding of a key; nothing if there is none.
+    pub fn bytes(&self, number: usize) -> Cow<'_, [u8]> {
+        match self {
+            Self::Global => Cow::Borrowed(&[]),
+            Self::I64(_, null) if *null == Some(number) => Cow::Borrowed(&NULL_I64),
+            Self::I64(keys, _) => Cow::Owned(encode_i64(keys[number]).to_vec()),
+            Self::Encoded(keys) => Cow::Borrowed(keys.get(number)),
         }
     }
 }
@@ -153,6 +212,10 @@ impl I64Groups {
         if keys.is_valid(row) {
             return self.add(std::iter::once(keys.value(row)), numbers);
         }
+        self.add_null(numbers);
+    }
+
+    fn add_null(&mut self, numbers: &mut Vec<usize>) {
         let null = *self.null.get_or_insert_with(|| {
             self.keys.push(0);
             self.keys.len() - 1
@@ -176,39 +239,25 @@ impl I64Groups {
 pub(super) struct EncodedGroups {
     /// Tag (a part of the hash) and number.
     table: HashTable<(u32, u32)>,
-    /// Key bytes, one behind the other.
-    bytes: Vec<u8>,
-    ends: Vec<usize>,
+    keys: KeyList,
 }
 
 impl EncodedGroups {
     #[inline]
     fn group(&mut self, key: &[u8], hash: u64) -> usize {
         // The high half of the hash decides the worker, so the low half tells keys apart here.
-        let (tag, next) = (hash as u32, self.ends.len());
-        let (bytes, ends) = (&self.bytes, &self.ends);
-        let same = |e: &(u32, u32)| e.0 == tag && key_at(bytes, ends, e.1 as usize) == key;
+        let (tag, next) = (hash as u32, self.keys.len());
+        let same = |e: &(u32, u32)| e.0 == tag && self.keys.get(e.1 as usize) == key;
         let entry = self.table.entry(mix(i64::from(tag)), same, |e| mix(i64::from(e.0)));
         let group = entry.or_insert_with(|| (tag, next as u32)).get().1 as usize;
         if group == next {
-            self.bytes.extend_from_slice(key);
-            self.ends.push(self.bytes.len());
+            self.keys.push(key);
         }
         group
     }
 
-    fn keys(&self) -> impl Iterator<Item = &[u8]> {
-        (0..self.ends.len()).map(|g| key_at(&self.bytes, &self.ends, g))
-    }
-
     fn clear(&mut self) {
         self.table.clear();
-        self.bytes.clear();
-        self.ends.clear();
+        self.keys.clear();
     }
-}
-
-fn key_at<'a>(bytes: &'a [u8], ends: &[usize], group: usize) -> &'a [u8] {
-    let start = if group == 0 { 0 } else { ends[group - 1] };
-    &bytes[start..ends[group]]
 }

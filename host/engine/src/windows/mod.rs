@@ -6,6 +6,8 @@
 mod aggregate;
 mod groups;
 mod pane;
+mod start;
+mod stored;
 mod tumbling;
 
 pub use tumbling::{TumblingSpec, tumbling};

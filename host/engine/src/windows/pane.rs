@@ -1,6 +1,6 @@
 //! One window's rows, aggregated by key.
 
-use arrow::array::{ArrayRef, UInt32Array};
+use arrow::array::{ArrayRef, BinaryArray, UInt32Array};
 
 use super::aggregate::{Accumulators, Aggregates, Inputs, Result};
 use super::groups::{BatchKeys, Groups, KeyReader};
@@ -53,5 +53,17 @@ impl Pane {
         };
         columns.extend(results);
         Ok(columns)
+    }
+
+    /// The state of all groups, in order of their numbers. The pane stays as it is.
+    pub fn state(&mut self, aggregates: &Aggregates) -> Result<Vec<ArrayRef>> {
+        aggregates.state(&mut self.accumulators, self.groups.len())
+    }
+
+    /// Adds such states to these keys.
+    pub fn merge(&mut self, keys: &BinaryArray, state: &[ArrayRef], aggregates: &Aggregates) -> Result<()> {
+        let mut numbers = Vec::new();
+        self.groups.number_bytes(keys, &mut numbers);
+        aggregates.merge(&mut self.accumulators, state, &numbers, self.groups.len())
     }
 }

@@ -22,6 +22,7 @@ use tidemill_model::limits::BATCH_ROWS_MAX;
 use tidemill_model::logic::LogicError;
 use tidemill_model::plan::Built;
 use tidemill_model::schema::type_name;
+use tidemill_model::snapshot::{Form, Restore, Snapshot};
 use tidemill_model::time::{Now, WATERMARK_MIN};
 use tidemill_model::{
     Batch, Collector, ConfigError, Fault, FaultKind, Operator, OperatorContext, OperatorFactory, Progress,
@@ -30,6 +31,8 @@ use tidemill_model::{
 use super::aggregate::Aggregates;
 use super::groups::KeyReader;
 use super::pane::Pane;
+use super::start::window_start;
+use super::stored::{self, FrozenPane, StoredPane};
 use crate::poison::{Attempt, Rejects, search};
 use crate::sql::message;
 
@@ -59,8 +62,11 @@ pub fn tumbling(spec: TumblingSpec, input: &SchemaRef) -> Result<Built, ConfigEr
     KeyReader::new(input, &spec.key).map_err(|e| not_a_key(&spec, input, &e.to_string()))?;
     let aggregates = Aggregates::new(input, &spec.aggregates).map_err(|e| e.inside("aggregates"))?;
     let schema = output_schema(&spec, input, &aggregates)?;
+    let key = spec.key.iter().map(|&c| input.field(c).data_type().clone());
+    let settings = stored::settings(spec.size_ms, spec.offset_ms, key, &spec.aggregates);
+    let stored = stored::schema(&aggregates, settings).map_err(|e| ConfigError::new(&["aggregates"], message(&e)))?;
     let outputs = vec![("out".to_owned(), schema.clone()), ("late".to_owned(), input.clone())];
-    let factory = Factory { spec, input: input.clone(), aggregates: Arc::new(aggregates), schema };
+    let factory = Factory { spec, input: input.clone(), aggregates: Arc::new(aggregates), schema, stored };
     Ok(Built { factory: Arc::new(factory), outputs })
 }
 
@@ -108,6 +114,8 @@ struct Factory {
     input: SchemaRef,
     aggregates: Arc<Aggregates>,
     schema: SchemaRef,
+    /// Of the table in a snapshot.
+    stored: SchemaRef,
 }
 
 impl OperatorFactory for Factory {
@@ -123,6 +131,7 @@ impl OperatorFactory for Factory {
             reader: KeyReader::new(&self.input, &self.spec.key)?,
             aggregates: self.aggregates.clone(),
             schema: self.schema.clone(),
+            stored: self.stored.clone(),
             watermark: WATERMARK_MIN,
             panes: BTreeMap::new(),
             unfired: BTreeSet::new(),
@@ -142,6 +151,7 @@ struct Tumbling {
     reader: KeyReader,
     aggregates: Arc<Aggregates>,
     schema: SchemaRef,
+    stored: SchemaRef,
     watermark: i64,
     /// By window start.
     panes: BTreeMap<i64, Pane>,
@@ -312,6 +322,21 @@ impl Tumbling {
         Ok(())
     }
 
+    /// Takes in a part of a window from a snapshot.
+    fn merge(&mut self, stored: StoredPane) -> Result<(), Fault> {
+        let mut pane = match self.panes.remove(&stored.start) {
+            Some(pane) => pane,
+            None => self.new_pane()?,
+        };
+        pane.merge(&stored.keys, &stored.state, &self.aggregates).map_err(|e| self.broken(&e))?;
+        pane.fired = stored.fired;
+        if !stored.fired {
+            self.unfired.insert(stored.start);
+        }
+        self.panes.insert(stored.start, pane);
+        Ok(())
+    }
+
     /// Fires and drops the first pane for which it is time. Whether there was one.
     fn fire_next(&mut self) -> Result<bool, Fault> {
         // Panes are in order of time: those to be dropped stand in front, and no look at those that are only kept is needed.
@@ -444,47 +469,19 @@ impl Operator for Tumbling {
         self.emit(out)
     }
 
+    fn snapshot(&mut self, _form: Form) -> Result<Snapshot, Fault> {
+        let freeze = |(&start, pane): (&i64, &mut Pane)| FrozenPane::new(start, pane, &self.aggregates);
+        let panes: Result<Vec<FrozenPane>, DataFusionError> = self.panes.iter_mut().map(freeze).collect();
+        let panes = panes.map_err(|e| self.broken(&e))?;
+        Ok(Snapshot { tables: vec![stored::table(self.stored.clone(), panes)], files: Vec::new() })
+    }
+
+    fn restore(&mut self, from: &dyn Restore) -> Result<(), Fault> {
+        self.watermark = from.now().watermark;
+        stored::restore(&self.stored.clone(), from, |stored| self.merge(stored))
+    }
+
     fn held(&self) -> u64 {
         self.panes.values().map(|p| p.groups.len() as u64).sum()
-    }
-}
-
-/// Start of the window that holds `time` (Flink's `TimeWindow.getWindowStartWithOffset`).
-fn window_start(time: i64, offset: i64, size: i64) -> i64 {
-    time.saturating_sub(time.saturating_sub(offset).rem_euclid(size))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::window_start;
-
-    #[test]
-    fn window_starts_are_flinks() {
-        // Time, offset, size, start: also of Flink's TimeWindowTest.
-        for (time, offset, size, start) in [
-            (0, 0, 7, 0),
-            (6, 0, 7, 0),
-            (7, 0, 7, 7),
-            (8, 0, 7, 7),
-            (1, 3, 7, -4),
-            (2, 3, 7, -4),
-            (3, 3, 7, 3),
-            (9, 3, 7, 3),
-            (10, 3, 7, 10),
-            (1, -2, 7, -2),
-            (-2, -2, 7, -2),
-            (3, -2, 7, -2),
-            (4, -2, 7, -2),
-            (7, -2, 7, 5),
-            (12, -2, 7, 12),
-            (-1, 0, 7, -7),
-            (-7, 0, 7, -7),
-            (-8, 0, 7, -14),
-            (-14, 0, 7, -14),
-            (i64::MIN, 0, 1000, i64::MIN),
-            (i64::MAX, 0, 1, i64::MAX),
-        ] {
-            assert_eq!(window_start(time, offset, size), start, "{time} {offset} {size}");
-        }
     }
 }

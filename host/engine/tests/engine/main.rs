@@ -4,5 +4,6 @@ mod driver;
 mod expr;
 mod logic;
 mod process;
+mod snapshots;
 mod support;
 mod windows;

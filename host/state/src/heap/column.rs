@@ -1,6 +1,7 @@
 //! The values of one state, indexed by slot.
 //!
-//! Law: `refs` of a slot counts its values, so every change of presence is noted there.
+//! Laws: `refs` of a slot counts its values, so every change of presence is noted there; a frozen column is a column that
+//! nobody writes to.
 
 use arrow::array::{Array, ArrayData, ArrayRef, AsArray, BooleanArray, make_array};
 use arrow::buffer::{BooleanBuffer, Buffer, NullBuffer, OffsetBuffer};
@@ -9,6 +10,14 @@ use tidemill_model::Fault;
 use tidemill_model::component::StateDescriptor;
 use tidemill_model::schema::type_name;
 use tidemill_model::state::Slot;
+
+use super::pages::Pages;
+
+/// Values in a page: few enough that the copy after a snapshot is a matter of microseconds, enough that a state of
+/// gigabytes is frozen in milliseconds.
+const FIXED: usize = 1024;
+/// The same for values that are copied one by one.
+const BYTES: usize = 128;
 
 pub(super) struct Column {
     data_type: DataType,
@@ -19,27 +28,27 @@ pub(super) struct Column {
 
 /// Storage by width: the type matters only when a column is made of it.
 enum Values {
-    Bool(Vec<bool>),
-    W1(Vec<i8>),
-    W2(Vec<i16>),
-    W4(Vec<i32>),
-    W8(Vec<i64>),
-    W16(Vec<i128>),
+    Bool(Pages<bool, FIXED>),
+    W1(Pages<i8, FIXED>),
+    W2(Pages<i16, FIXED>),
+    W4(Pages<i32, FIXED>),
+    W8(Pages<i64, FIXED>),
+    W16(Pages<i128, FIXED>),
     /// UTF-8 or binary.
-    Bytes(Vec<Vec<u8>>),
+    Bytes(Pages<Vec<u8>, BYTES>),
 }
 
 impl Column {
     pub fn new(descriptor: &StateDescriptor) -> Result<Self, Fault> {
         let data_type = descriptor.field.data_type().clone();
         let values = match (&data_type, data_type.primitive_width()) {
-            (DataType::Boolean, _) => Values::Bool(Vec::new()),
-            (DataType::Utf8 | DataType::Binary, _) => Values::Bytes(Vec::new()),
-            (_, Some(1)) => Values::W1(Vec::new()),
-            (_, Some(2)) => Values::W2(Vec::new()),
-            (_, Some(4)) => Values::W4(Vec::new()),
-            (_, Some(8)) => Values::W8(Vec::new()),
-            (_, Some(16)) => Values::W16(Vec::new()),
+            (DataType::Boolean, _) => Values::Bool(Pages::default()),
+            (DataType::Utf8 | DataType::Binary, _) => Values::Bytes(Pages::default()),
+            (_, Some(1)) => Values::W1(Pages::default()),
+            (_, Some(2)) => Values::W2(Pages::default()),
+            (_, Some(4)) => Values::W4(Pages::default()),
+            (_, Some(8)) => Values::W8(Pages::default()),
+            (_, Some(16)) => Values::W16(Pages::default()),
             _ => return Err(unsupported(descriptor)),
         };
         Ok(Self { data_type, values, present: Vec::new() })
@@ -48,13 +57,13 @@ impl Column {
     pub fn grow(&mut self, slots: usize) {
         self.present.resize(slots.div_ceil(64), 0);
         match &mut self.values {
-            Values::Bool(v) => v.resize(slots, false),
-            Values::W1(v) => v.resize(slots, 0),
-            Values::W2(v) => v.resize(slots, 0),
-            Values::W4(v) => v.resize(slots, 0),
-            Values::W8(v) => v.resize(slots, 0),
-            Values::W16(v) => v.resize(slots, 0),
-            Values::Bytes(v) => v.resize(slots, Vec::new()),
+            Values::Bool(v) => v.grow(slots),
+            Values::W1(v) => v.grow(slots),
+            Values::W2(v) => v.grow(slots),
+            Values::W4(v) => v.grow(slots),
+            Values::W8(v) => v.grow(slots),
+            Values::W16(v) => v.grow(slots),
+            Values::Bytes(v) => v.grow(slots),
         }
     }
 
@@ -62,7 +71,7 @@ impl Column {
         let nulls = self.nulls(slots);
         match &self.values {
             Values::Bool(v) => {
-                let bits = BooleanBuffer::collect_bool(slots.len(), |i| v[slots[i] as usize]);
+                let bits = BooleanBuffer::collect_bool(slots.len(), |i| *v.get(slots[i]));
                 Ok(std::sync::Arc::new(BooleanArray::new(bits, nulls)))
             }
             Values::W1(v) => self.fixed(pick(v, slots), slots.len(), nulls),
@@ -88,7 +97,7 @@ impl Column {
         match &mut self.values {
             Values::Bool(v) => {
                 let source = values.as_boolean().values();
-                slots.iter().enumerate().for_each(|(i, &s)| v[s as usize] = source.value(i));
+                slots.iter().enumerate().for_each(|(i, &s)| *v.get_mut(s) = source.value(i));
             }
             Values::W1(v) => place(v, slots, values),
             Values::W2(v) => place(v, slots, values),
@@ -100,7 +109,29 @@ impl Column {
         Ok(())
     }
 
-    fn is_present(&self, slot: Slot) -> bool {
+    /// The column as it is now.
+    pub fn freeze(&mut self) -> Self {
+        let values = match &mut self.values {
+            Values::Bool(v) => Values::Bool(v.freeze()),
+            Values::W1(v) => Values::W1(v.freeze()),
+            Values::W2(v) => Values::W2(v.freeze()),
+            Values::W4(v) => Values::W4(v.freeze()),
+            Values::W8(v) => Values::W8(v.freeze()),
+            Values::W16(v) => Values::W16(v.freeze()),
+            Values::Bytes(v) => Values::Bytes(v.freeze()),
+        };
+        Self { data_type: self.data_type.clone(), values, present: self.present.clone() }
+    }
+
+    /// Bytes of a value, about.
+    pub fn bytes_of(&self, slot: Slot) -> usize {
+        match &self.values {
+            Values::Bytes(v) => v.get(slot).len(),
+            _ => self.data_type.primitive_width().unwrap_or(1),
+        }
+    }
+
+    pub fn is_present(&self, slot: Slot) -> bool {
         self.present[slot as usize / 64] >> (slot % 64) & 1 == 1
     }
 
@@ -127,15 +158,20 @@ impl Column {
         Ok(make_array(data.build()?))
     }
 
-    fn bytes(&self, values: &[Vec<u8>], slots: &[Slot], nulls: Option<NullBuffer>) -> Result<ArrayRef, Fault> {
-        let total: usize = slots.iter().map(|&s| values[s as usize].len()).sum();
+    fn bytes(
+        &self,
+        values: &Pages<Vec<u8>, BYTES>,
+        slots: &[Slot],
+        nulls: Option<NullBuffer>,
+    ) -> Result<ArrayRef, Fault> {
+        let total: usize = slots.iter().map(|&s| values.get(s).len()).sum();
         if i32::try_from(total).is_err() {
             return Err(Fault::data(format!("the state of one batch's keys takes {total} bytes, more than 2 GiB"))
                 .with_help("lower batch_rows, or keep less in the state"));
         }
         let mut data = Vec::with_capacity(total);
-        slots.iter().for_each(|&s| data.extend_from_slice(&values[s as usize]));
-        let offsets = OffsetBuffer::<i32>::from_lengths(slots.iter().map(|&s| values[s as usize].len()));
+        slots.iter().for_each(|&s| data.extend_from_slice(values.get(s)));
+        let offsets = OffsetBuffer::<i32>::from_lengths(slots.iter().map(|&s| values.get(s).len()));
         let builder = ArrayData::builder(self.data_type.clone()).len(slots.len()).nulls(nulls);
         let builder = builder.add_buffer(offsets.into_inner().into_inner()).add_buffer(Buffer::from_vec(data));
         // SAFETY: offsets are monotonic and end at the data's length; the bytes of a utf8 state were
@@ -153,25 +189,25 @@ fn unsupported(descriptor: &StateDescriptor) -> Fault {
     .with_help("use a fixed-width type, utf8 or binary")
 }
 
-fn pick<T: ArrowNativeType>(values: &[T], slots: &[Slot]) -> Buffer {
-    Buffer::from_vec(slots.iter().map(|&s| values[s as usize]).collect::<Vec<T>>())
+fn pick<T: ArrowNativeType, const N: usize>(values: &Pages<T, N>, slots: &[Slot]) -> Buffer {
+    Buffer::from_vec(slots.iter().map(|&s| *values.get(s)).collect::<Vec<T>>())
 }
 
-fn place<T: ArrowNativeType>(values: &mut [T], slots: &[Slot], source: &ArrayRef) {
+fn place<T: ArrowNativeType, const N: usize>(values: &mut Pages<T, N>, slots: &[Slot], source: &ArrayRef) {
     let data = source.to_data();
     let source: &[T] = &data.buffers()[0].typed_data::<T>()[data.offset()..];
     for (&slot, &value) in slots.iter().zip(source) {
-        values[slot as usize] = value;
+        *values.get_mut(slot) = value;
     }
 }
 
 /// Writes into the buffers that the values had before; a deleted value gives its memory back.
-fn place_bytes(values: &mut [Vec<u8>], slots: &[Slot], source: &ArrayRef) {
+fn place_bytes(values: &mut Pages<Vec<u8>, BYTES>, slots: &[Slot], source: &ArrayRef) {
     let data = source.to_data();
     let offsets = &data.buffers()[0].typed_data::<i32>()[data.offset()..];
     let bytes = data.buffers()[1].as_slice();
     for (i, &slot) in slots.iter().enumerate() {
-        let value = &mut values[slot as usize];
+        let value = values.get_mut(slot);
         if source.is_null(i) {
             *value = Vec::new();
         } else {

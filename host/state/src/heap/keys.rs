@@ -8,13 +8,25 @@ use tidemill_model::int_table::IntTable;
 use tidemill_model::key::{decode_i64, encode_i64};
 use tidemill_model::state::Slot;
 
+use super::pages::Pages;
+
 /// Length of the encoding of one int64 key, by far the most common one: kept without a box per key.
 const NINE: usize = 9;
+/// Keys in a page of each kind, as for values.
+const FIXED: usize = 1024;
+const BYTES: usize = 128;
 
 /// Key bytes by slot. Starts as `Nine` and becomes `Any` with the first key of another length.
 enum Store {
-    Nine(Vec<[u8; NINE]>),
-    Any(Vec<Box<[u8]>>),
+    Nine(Pages<[u8; NINE], FIXED>),
+    Any(Pages<Box<[u8]>, BYTES>),
+}
+
+/// The keys that were live when they were frozen.
+pub(super) struct FrozenKeys {
+    store: Store,
+    /// One bit per slot.
+    live: Vec<u64>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -37,13 +49,14 @@ struct Slots {
     store: Store,
     /// Tag of a key in `others`; needed to find its entry again when it is forgotten.
     tags: Vec<u32>,
-    live: Vec<bool>,
+    /// One bit per slot.
+    live: Vec<u64>,
     free: Vec<Slot>,
 }
 
 impl Default for Slots {
     fn default() -> Self {
-        Self { store: Store::Nine(Vec::new()), tags: Vec::new(), live: Vec::new(), free: Vec::new() }
+        Self { store: Store::Nine(Pages::default()), tags: Vec::new(), live: Vec::new(), free: Vec::new() }
     }
 }
 
@@ -74,15 +87,18 @@ impl KeyTable {
         self.slots.key(slot)
     }
 
-    pub fn is_live(&self, slot: Slot) -> bool {
-        self.slots.live[slot as usize]
+    /// The live keys as they are now.
+    pub fn freeze(&mut self) -> FrozenKeys {
+        FrozenKeys { store: self.slots.store.freeze(), live: self.slots.live.clone() }
     }
 
     /// Frees the slot. Nothing happens if it is free already.
     pub fn forget(&mut self, slot: Slot) {
-        if !std::mem::replace(&mut self.slots.live[slot as usize], false) {
+        let (word, bit) = (slot as usize / 64, 1u64 << (slot % 64));
+        if self.slots.live[word] & bit == 0 {
             return;
         }
+        self.slots.live[word] ^= bit;
         if let Some(number) = decode_i64(self.slots.key(slot)) {
             self.ints.remove(number);
         } else {
@@ -113,11 +129,11 @@ impl Slots {
             self.widen();
         }
         match &mut self.store {
-            Store::Nine(keys) => keys[slot as usize].copy_from_slice(key),
-            Store::Any(keys) => keys[slot as usize] = key.into(),
+            Store::Nine(keys) => keys.get_mut(slot).copy_from_slice(key),
+            Store::Any(keys) => *keys.get_mut(slot) = key.into(),
         }
         self.tags[slot as usize] = tag;
-        self.live[slot as usize] = true;
+        self.live[slot as usize / 64] |= 1 << (slot % 64);
         Ok(slot)
     }
 
@@ -126,10 +142,10 @@ impl Slots {
             Fault::data("more than 4294967295 keys on one worker").with_help("run the pipeline with more workers")
         })?;
         self.tags.push(0);
-        self.live.push(false);
+        self.live.resize(self.tags.len().div_ceil(64), 0);
         match &mut self.store {
-            Store::Nine(keys) => keys.push([0; NINE]),
-            Store::Any(keys) => keys.push(Box::default()),
+            Store::Nine(keys) => keys.grow(self.tags.len()),
+            Store::Any(keys) => keys.grow(self.tags.len()),
         }
         Ok(slot)
     }
@@ -137,23 +153,53 @@ impl Slots {
     /// From `Nine` to `Any`.
     fn widen(&mut self) {
         if let Store::Nine(keys) = &self.store {
-            self.store = Store::Any(keys.iter().map(|k| k.as_slice().into()).collect());
+            let mut any = Pages::<Box<[u8]>, BYTES>::default();
+            any.grow(self.tags.len());
+            (0..self.tags.len() as Slot).for_each(|slot| *any.get_mut(slot) = keys.get(slot).as_slice().into());
+            self.store = Store::Any(any);
         }
     }
 
     fn key(&self, slot: Slot) -> &[u8] {
-        match &self.store {
-            Store::Nine(keys) => &keys[slot as usize],
-            Store::Any(keys) => &keys[slot as usize],
-        }
+        self.store.key(slot)
     }
 
     /// The slot is for the next new key.
     fn release(&mut self, slot: Slot) {
         if let Store::Any(keys) = &mut self.store {
-            keys[slot as usize] = Box::default();
+            *keys.get_mut(slot) = Box::default();
         }
         self.free.push(slot);
+    }
+}
+
+impl Store {
+    #[inline]
+    fn key(&self, slot: Slot) -> &[u8] {
+        match self {
+            Store::Nine(keys) => keys.get(slot),
+            Store::Any(keys) => keys.get(slot),
+        }
+    }
+
+    fn freeze(&mut self) -> Self {
+        match self {
+            Store::Nine(keys) => Store::Nine(keys.freeze()),
+            Store::Any(keys) => Store::Any(keys.freeze()),
+        }
+    }
+}
+
+impl FrozenKeys {
+    pub fn key(&self, slot: Slot) -> &[u8] {
+        self.store.key(slot)
+    }
+
+    /// The slots of all live keys, ascending.
+    pub fn slots(&self) -> impl Iterator<Item = Slot> {
+        self.live.iter().enumerate().flat_map(|(word, &bits)| {
+            (0..64).filter(move |bit| bits >> bit & 1 == 1).map(move |bit| word as Slot * 64 + bit)
+        })
     }
 }
 

@@ -1,22 +1,28 @@
 //! The heap backend: one hash table of keys, and per state a dense array indexed by slot.
 //!
 //! Laws: a slot is live while its key has a value or a pin, or a call holds it; slots of forgotten keys are
-//! reused; nothing is allocated per row for fixed-width values.
+//! reused; nothing is allocated per row for fixed-width values. A snapshot shares the pages of keys and values and costs
+//! nothing per key; whoever writes to one of them later makes a copy.
 
 mod column;
+mod frozen;
 mod keys;
+mod pages;
+
+use std::sync::Arc;
 
 use arrow::array::{ArrayRef, BinaryArray};
 use arrow::row::Rows;
 use tidemill_model::Fault;
 use tidemill_model::component::StateDescriptor;
 use tidemill_model::key::hash_key;
-use tidemill_model::snapshot::{Form, Restore, Snapshot, Table};
-use tidemill_model::state::{Slot, StateBackend, StateBackendFactory, StateContext, table_name, table_schema};
+use tidemill_model::snapshot::{Form, Restore, Snapshot};
+use tidemill_model::state::{Slot, StateBackend, StateBackendFactory, StateContext};
 
 use crate::tables;
 
 use column::Column;
+use frozen::FrozenHeap;
 use keys::KeyTable;
 
 /// State in hash maps, lost when the process ends.
@@ -112,14 +118,9 @@ impl StateBackend for Heap {
     }
 
     fn snapshot(&mut self, _form: Form) -> Result<Snapshot, Fault> {
-        let live: Vec<Slot> = (0..self.keys.capacity() as Slot).filter(|&slot| self.keys.is_live(slot)).collect();
-        let keys: BinaryArray = live.iter().map(|&slot| Some(self.keys.key(slot))).collect();
-        let mut tables = Vec::new();
-        for (state, column) in self.states.iter().zip(&self.columns) {
-            let rows = tables::chunk(state, &keys, &column.gather(&live)?)?;
-            let chunks = Box::new(std::iter::once(Ok(rows)));
-            tables.push(Table { name: table_name(state), schema: table_schema(state), chunks });
-        }
+        let keys = Arc::new(FrozenHeap::new(self.keys.freeze()));
+        let columns = self.states.iter().zip(&mut self.columns);
+        let tables = columns.map(|(state, column)| keys.table(state, column.freeze())).collect();
         Ok(Snapshot { tables, files: Vec::new() })
     }
 

@@ -1,0 +1,70 @@
+//! A snapshot of the heap: frozen pages, and the tables that another thread makes of them.
+//!
+//! Law: whatever costs time per key happens in the iterators.
+
+use std::sync::{Arc, OnceLock};
+
+use arrow::array::{BinaryArray, RecordBatch};
+use tidemill_model::Fault;
+use tidemill_model::component::StateDescriptor;
+use tidemill_model::key::{hash_key, key_group};
+use tidemill_model::snapshot::{CHUNK_BYTES_MAX, CHUNK_ROWS_MAX, Table, by_group};
+use tidemill_model::state::{Slot, table_name, table_schema};
+
+use super::column::Column;
+use super::keys::FrozenKeys;
+use crate::tables;
+
+/// What the tables of a snapshot share.
+pub(super) struct FrozenHeap {
+    keys: FrozenKeys,
+    /// Slots by key group, made by whoever needs it first.
+    order: OnceLock<Vec<Slot>>,
+}
+
+impl FrozenHeap {
+    pub fn new(keys: FrozenKeys) -> Self {
+        Self { keys, order: OnceLock::new() }
+    }
+
+    /// The table of a state with these values.
+    pub fn table(self: &Arc<Self>, state: &StateDescriptor, values: Column) -> Table {
+        let chunks = StateRows { heap: self.clone(), state: state.clone(), values, next: 0 };
+        Table { name: table_name(state), schema: table_schema(state), chunks: Box::new(chunks) }
+    }
+
+    fn order(&self) -> &[Slot] {
+        let group = |slot| key_group(hash_key(self.keys.key(slot)));
+        self.order.get_or_init(|| by_group(|| self.keys.slots().map(|slot| (slot, group(slot)))))
+    }
+}
+
+/// The rows of one state.
+struct StateRows {
+    heap: Arc<FrozenHeap>,
+    state: StateDescriptor,
+    values: Column,
+    /// Place in the order.
+    next: usize,
+}
+
+impl Iterator for StateRows {
+    type Item = Result<RecordBatch, Fault>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let order = self.heap.order();
+        let (mut slots, mut bytes) = (Vec::new(), 0);
+        while slots.len() < CHUNK_ROWS_MAX && bytes < CHUNK_BYTES_MAX {
+            let Some(&slot) = order.get(self.next) else { break };
+            self.next += 1;
+            if self.values.is_present(slot) {
+                bytes += self.heap.keys.key(slot).len() + self.values.bytes_of(slot);
+                slots.push(slot);
+            }
+        }
+        (!slots.is_empty()).then(|| {
+            let keys = BinaryArray::from_iter_values(slots.iter().map(|&slot| self.heap.keys.key(slot)));
+            tables::chunk(&self.state, keys, self.values.gather(&slots)?)
+        })
+    }
+}
