@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::{Cell, Executor, LogicKind};
+use super::{Cell, Crash, Executor, LogicKind};
 
 /// A case.
 #[derive(Debug)]
@@ -16,8 +16,8 @@ pub struct Case {
 
 /// What the lines `#: WORD ARGUMENTS` in front of a pipeline say.
 ///
-/// - `workers N`, `batch_rows N`, `logic native|wasm`, `executor runtime|driver`: only cells with this value. Needs
-///   `because`.
+/// - `workers N`, `batch_rows N`, `logic native|wasm`, `executor runtime|driver`, `crash never`: only cells with this
+///   value. Needs `because`.
 /// - `because TEXT`: why the result depends on that.
 /// - `order SINK COLUMN...`: rows of this sink that agree in these columns come in the order of the golden.
 /// - `columns SINK COLUMN...`: only these columns of this sink count. Needs `because`.
@@ -28,6 +28,8 @@ pub struct Directives {
     pub batch_rows: Option<usize>,
     pub logic: Option<LogicKind>,
     pub runtime: Option<bool>,
+    /// Only cells that do not crash.
+    pub unharmed: bool,
     pub because: Option<String>,
     pub order: BTreeMap<String, Vec<String>>,
     pub columns: BTreeMap<String, Vec<String>>,
@@ -57,7 +59,8 @@ impl Directives {
             }
         }
         let narrow = found.workers.is_some() || found.batch_rows.is_some() || found.logic.is_some();
-        if (narrow || found.runtime.is_some() || !found.columns.is_empty()) && found.because.is_none() {
+        if (narrow || found.unharmed || found.runtime.is_some() || !found.columns.is_empty()) && found.because.is_none()
+        {
             return Err("a case that is not compared in full says why: `#: because TEXT`".into());
         }
         Ok(found)
@@ -73,6 +76,7 @@ impl Directives {
             ("logic", "wasm") => self.logic = Some(LogicKind::Wasm),
             ("executor", "runtime") => self.runtime = Some(true),
             ("executor", "driver") => self.runtime = Some(false),
+            ("crash", "never") => self.unharmed = true,
             ("because", reason) if !reason.is_empty() => self.because = Some(reason.to_owned()),
             ("oracle", name) if !name.is_empty() => self.oracle = Some(name.to_owned()),
             ("order" | "columns", sink) => {
@@ -92,7 +96,13 @@ impl Directives {
 
     /// Whether the case runs in this cell.
     pub fn admit(&self, cell: &Cell) -> bool {
-        self.workers.is_none_or(|w| w == cell.workers)
+        let restored = match cell.crash {
+            Crash::Never => None,
+            Crash::Restore { workers } => Some(workers),
+        };
+        let workers = |wanted: usize| wanted == cell.workers && restored.is_none_or(|w| w == wanted);
+        self.workers.is_none_or(workers)
+            && !(self.unharmed && restored.is_some())
             && self.batch_rows.is_none_or(|b| b == cell.batch_rows)
             && self.logic.is_none_or(|l| l == cell.logic)
             && self.runtime.is_none_or(|r| r == (cell.executor == Executor::Runtime))

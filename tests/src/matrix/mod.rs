@@ -9,8 +9,10 @@
 
 mod case;
 mod catalog;
+mod crash;
 mod golden;
 mod run;
+mod written;
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -29,6 +31,7 @@ pub struct Cell {
     pub batch_rows: usize,
     pub logic: LogicKind,
     pub executor: Executor,
+    pub crash: Crash,
 }
 
 /// What an operator of a component runs as.
@@ -47,11 +50,28 @@ pub enum Executor {
     Driver { seed: u64 },
 }
 
+/// Whether the run is killed on its way. Only the driver can be, at any moment that a seed decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Crash {
+    Never,
+    /// Checkpoints every few ticks; crashes before the first one, directly after one, before and after its commit, and
+    /// between two. The run goes on with this many workers, after the next crash with those of the cell again, and so on.
+    Restore {
+        workers: usize,
+    },
+}
+
 /// The axes, all of them: a new one is a field of [`Cell`] and a line here.
 const WORKERS: &[usize] = &[1, 3];
 const BATCH_ROWS: &[usize] = &[1, 1000];
 const LOGIC: &[LogicKind] = &[LogicKind::Native, LogicKind::Wasm];
-const EXECUTORS: &[Executor] = &[Executor::Runtime, Executor::Driver { seed: 1 }, Executor::Driver { seed: 2 }];
+const EXECUTORS: &[(Executor, Crash)] = &[
+    (Executor::Runtime, Crash::Never),
+    (Executor::Driver { seed: 1 }, Crash::Never),
+    (Executor::Driver { seed: 2 }, Crash::Never),
+    (Executor::Driver { seed: 3 }, Crash::Restore { workers: 1 }),
+    (Executor::Driver { seed: 4 }, Crash::Restore { workers: 3 }),
+];
 
 /// All cells that a case runs in.
 pub fn cells(directives: &Directives, has_components: bool) -> Vec<Cell> {
@@ -60,8 +80,8 @@ pub fn cells(directives: &Directives, has_components: bool) -> Vec<Cell> {
         for &batch_rows in BATCH_ROWS {
             // Without a component there is no logic to choose.
             for &logic in LOGIC.iter().filter(|&&l| has_components || l == LogicKind::Wasm) {
-                for &executor in EXECUTORS {
-                    cells.push(Cell { workers, batch_rows, logic, executor });
+                for &(executor, crash) in EXECUTORS {
+                    cells.push(Cell { workers, batch_rows, logic, executor, crash });
                 }
             }
         }
@@ -80,6 +100,10 @@ impl fmt::Display for Cell {
         match self.executor {
             Executor::Runtime => write!(f, "runtime"),
             Executor::Driver { seed } => write!(f, "driver with seed {seed}"),
+        }?;
+        match self.crash {
+            Crash::Never => Ok(()),
+            Crash::Restore { workers } => write!(f, ", crashes and goes on with workers {workers}"),
         }
     }
 }

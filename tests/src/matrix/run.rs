@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use arrow::datatypes::{Schema, SchemaRef};
@@ -21,7 +21,8 @@ use tidemill_model::{Fault, limits};
 use super::case::Case;
 use super::catalog::CaseCatalog;
 use super::golden::{Outcome, plain_panic};
-use super::{Cell, Executor};
+use super::written::Written;
+use super::{Cell, Crash, Executor, crash};
 
 /// Where cases run: the built-in parts, shared, so that a component is compiled once.
 pub struct Lab {
@@ -54,41 +55,44 @@ impl Lab {
             Err(errors) => return Outcome::Error(errors.render(false)),
         };
         plan.options.batch_rows = cell.batch_rows;
-        let result = match cell.executor {
-            Executor::Runtime => {
+        let mut written = Written::new(scratch.path().join("out"));
+        let result = match (cell.executor, cell.crash) {
+            (Executor::Runtime, _) => {
                 tidemill_runtime::start(plan.clone(), cell.workers).and_then(|job| job.wait().map(drop))
             }
-            Executor::Driver { seed } => Driver::new(&plan, cell.workers, seed).and_then(|mut driver| driver.run()),
+            (Executor::Driver { seed }, Crash::Never) => {
+                Driver::new(&plan, cell.workers, seed).and_then(|mut driver| driver.run())
+            }
+            (Executor::Driver { seed }, Crash::Restore { workers }) => {
+                crash::run(&plan, [cell.workers, workers], seed, &mut written)
+            }
         };
-        let written = match self.written(&plan, &scratch.path().join("out")) {
-            Ok(written) => written,
+        let rows = match written.note().and_then(|()| self.rows(&plan, &written)) {
+            Ok(rows) => rows,
             Err(error) => return Outcome::Error(error),
         };
         match result {
-            Ok(()) => Outcome::Rows(written),
-            Err(fault) => match written.into_iter().find(|(_, lines)| !lines.is_empty()) {
+            Ok(()) => Outcome::Rows(rows),
+            // Rows of finished checkpoints are visible, and rightly so.
+            Err(fault) if cell.crash != Crash::Never => Outcome::Error(plain(fault)),
+            Err(fault) => match rows.into_iter().find(|(_, lines)| !lines.is_empty()) {
                 None => Outcome::Error(plain(fault)),
                 Some((sink, _)) => Outcome::Error(format!("{fault}\nbut rows of sink `{sink}` are visible")),
             },
         }
     }
 
-    /// The rows of each sink as lines of JSON: those of one part file in its order.
-    fn written(&self, plan: &Plan, out: &Path) -> Result<BTreeMap<String, Vec<String>>, String> {
-        let mut written = BTreeMap::new();
-        if !out.is_dir() {
-            return Ok(written);
-        }
-        for dir in entries(out)? {
-            let sink = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            let lines = written.entry(sink.clone()).or_insert_with(Vec::new);
-            for part in entries(&dir)?.iter().filter(|p| !is_hidden(p)) {
-                lines.extend(
-                    self.lines(plan, &sink, part).map_err(|e| format!("sink `{sink}` can't be read back: {e}"))?,
-                );
+    /// The rows of each sink as lines of JSON, file by file.
+    fn rows(&self, plan: &Plan, written: &Written) -> Result<BTreeMap<String, Vec<String>>, String> {
+        let mut rows = BTreeMap::new();
+        for (sink, parts) in written.sinks() {
+            let lines = rows.entry(sink.clone()).or_insert_with(Vec::new);
+            for part in parts {
+                let read = self.lines(plan, sink, part);
+                lines.extend(read.map_err(|e| format!("sink `{sink}` can't be read back: {e}"))?);
             }
         }
-        Ok(written)
+        Ok(rows)
     }
 
     /// NDJSON as it is; other formats as their source reads them.
@@ -123,19 +127,6 @@ impl Lab {
         writer.finish()?;
         Ok(json.text().lines().map(str::to_owned).collect())
     }
-}
-
-/// What lies in a folder, sorted.
-fn entries(dir: &Path) -> Result<Vec<PathBuf>, String> {
-    let listed = std::fs::read_dir(dir).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-    let mut paths: Vec<PathBuf> =
-        listed.map_err(|e| format!("{}: {e}", dir.display()))?.into_iter().map(|entry| entry.path()).collect();
-    paths.sort();
-    Ok(paths)
-}
-
-fn is_hidden(path: &Path) -> bool {
-    path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'))
 }
 
 /// The `columns:` that say this schema.
