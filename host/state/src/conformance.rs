@@ -2,6 +2,8 @@
 //!
 //! The reference is a `BTreeMap`: a [`Step`] is done on both and the answers compared.
 
+mod snapshots;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -10,8 +12,11 @@ use arrow::compute::{cast, concat, take};
 use arrow::datatypes::{DataType, Field, Int64Type, TimeUnit};
 use arrow::row::{RowConverter, Rows, SortField};
 use tidemill_model::component::StateDescriptor;
-use tidemill_model::key::hash_rows;
+use tidemill_model::key::{groups_of, hash_rows};
+use tidemill_model::snapshot::Form;
 use tidemill_model::state::{Slot, StateBackend, StateBackendFactory, StateContext};
+
+use snapshots::{Written, reopen};
 
 /// One call on a backend with two states, an int64 and a utf8 one.
 #[derive(Clone, Debug)]
@@ -30,6 +35,10 @@ pub enum Step {
     Unpin {
         key: i64,
     },
+    /// Freezes, restores into a new backend, and pins again as timers do.
+    Restore {
+        form: Form,
+    },
 }
 
 /// Runs all checks.
@@ -40,6 +49,7 @@ pub fn conformance(factory: &dyn StateBackendFactory) {
     forgotten_keys_start_anew(factory);
     pins_keep_keys(factory);
     wrong_values_are_refused(factory);
+    snapshots::snapshots(factory);
     for seed in 0..20 {
         check_steps(factory, &random_steps(seed));
     }
@@ -47,22 +57,21 @@ pub fn conformance(factory: &dyn StateBackendFactory) {
 
 /// Does the steps on a fresh backend and on the reference.
 pub fn check_steps(factory: &dyn StateBackendFactory, steps: &[Step]) {
-    let mut pair = Pair {
-        backend: open(factory, &[DataType::Int64, DataType::Utf8]),
-        values: BTreeMap::new(),
-        pins: BTreeMap::new(),
-    };
+    let mut pair = Pair { backend: open(factory, PAIR_TYPES), values: BTreeMap::new(), pins: BTreeMap::new() };
     for step in steps {
         match step {
             Step::Write { keys, value, both } => pair.write(keys, *value, *both),
             Step::Pin { key } => pair.pin(*key),
             Step::Unpin { key } => pair.unpin(*key),
+            Step::Restore { form } => pair.restore(factory, *form),
         }
         assert_eq!(pair.backend.keys(), pair.expected_keys(), "keys held after {step:?}");
     }
 }
 
 type Key = Option<i64>;
+
+const PAIR_TYPES: &[DataType] = &[DataType::Int64, DataType::Utf8];
 
 struct Pair {
     backend: Box<dyn StateBackend>,
@@ -130,6 +139,22 @@ impl Pair {
         self.backend.release(&[slot]);
     }
 
+    fn restore(&mut self, factory: &dyn StateBackendFactory, form: Form) {
+        let written = [Written::read(self.backend.snapshot(form).expect("snapshot"), groups_of(0, 1))];
+        self.backend = reopen(factory, PAIR_TYPES, &written, (0, 1));
+        assert_eq!(self.backend.keys(), self.values.len(), "keys with values come back, and no others");
+        for (&key, pin) in &mut self.pins {
+            let slots = resolve(self.backend.as_mut(), &[Some(key)]);
+            pin.0 = slots[0];
+            (0..pin.1).for_each(|_| self.backend.pin(slots[0]));
+            self.backend.release(&slots);
+        }
+        let keys: Vec<Key> = self.values.keys().copied().collect();
+        let slots = resolve(self.backend.as_mut(), &keys);
+        self.compare(&keys, &slots);
+        self.backend.release(&slots);
+    }
+
     fn expected_keys(&self) -> usize {
         let pinned_only = self.pins.keys().filter(|k| !self.values.contains_key(&Some(**k))).count();
         self.values.len() + pinned_only
@@ -170,7 +195,8 @@ fn resolve(backend: &mut dyn StateBackend, keys: &[Key]) -> Vec<Slot> {
     slots
 }
 
-fn every_type_round_trips(factory: &dyn StateBackendFactory) {
+/// A column of four values, the second one null, of each type that a state can have.
+fn columns_of_every_type() -> Vec<ArrayRef> {
     use DataType::*;
     let numbers: ArrayRef = Arc::new(Int64Array::from(vec![Some(1), None, Some(0), Some(100)]));
     let cast_to = [
@@ -193,7 +219,11 @@ fn every_type_round_trips(factory: &dyn StateBackendFactory) {
     let mut columns: Vec<ArrayRef> = cast_to.iter().map(|t| cast(&numbers, t).expect("cast from int64")).collect();
     columns.push(cast(&cast(&numbers, &Int32).expect("int32"), &Date32).expect("date"));
     columns.push(Arc::new(BinaryArray::from_opt_vec(vec![Some(b"\xff\x00"), None, Some(b""), Some(b"abc")])));
-    for column in columns {
+    columns
+}
+
+fn every_type_round_trips(factory: &dyn StateBackendFactory) {
+    for column in columns_of_every_type() {
         let name = format!("{:?}", column.data_type());
         let mut backend = open(factory, &[column.data_type().clone()]);
         let slots = resolve(backend.as_mut(), &[Some(7), Some(8), None, Some(-9)]);
@@ -303,9 +333,10 @@ fn random_steps(seed: u64) -> Vec<Step> {
         let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
         (z ^ (z >> 31)) % below
     };
-    let steps = (0..300).map(|_| match next(4) {
-        0 => Step::Pin { key: next(30) as i64 },
-        1 => Step::Unpin { key: next(30) as i64 },
+    let steps = (0..300).map(|_| match next(40) {
+        0..10 => Step::Pin { key: next(30) as i64 },
+        10..20 => Step::Unpin { key: next(30) as i64 },
+        20 => Step::Restore { form: if next(2) == 0 { Form::Portable } else { Form::Native } },
         _ => Step::Write {
             keys: (0..next(20)).map(|_| Some(next(30) as i64).filter(|k| *k > 0)).collect(),
             value: Some(next(1000) as i64).filter(|v| v % 3 > 0),

@@ -1,6 +1,7 @@
 //! The heap backend against the conformance suite and arbitrary steps.
 
 use proptest::prelude::*;
+use tidemill_model::snapshot::Form;
 use tidemill_state::HeapFactory;
 use tidemill_state::conformance::{Step, check_steps, conformance};
 
@@ -16,6 +17,7 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(keys, value, both)| Step::Write { keys, value, both }),
         1 => (0i64..12).prop_map(|key| Step::Pin { key }),
         1 => (0i64..12).prop_map(|key| Step::Unpin { key }),
+        1 => Just(Step::Restore { form: Form::Portable }),
     ]
 }
 

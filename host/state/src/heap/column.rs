@@ -12,6 +12,7 @@ use tidemill_model::schema::type_name;
 use tidemill_model::state::Slot;
 
 use super::pages::Pages;
+use super::refs::Refs;
 
 /// Values in a page: few enough that the copy after a snapshot is a matter of microseconds, enough that a state of
 /// gigabytes is frozen in milliseconds.
@@ -24,6 +25,8 @@ pub(super) struct Column {
     values: Values,
     /// One bit per slot: is there a value?
     present: Vec<u64>,
+    /// Bits that are set.
+    count: usize,
 }
 
 /// Storage by width: the type matters only when a column is made of it.
@@ -51,7 +54,7 @@ impl Column {
             (_, Some(16)) => Values::W16(Pages::default()),
             _ => return Err(unsupported(descriptor)),
         };
-        Ok(Self { data_type, values, present: Vec::new() })
+        Ok(Self { data_type, values, present: Vec::new(), count: 0 })
     }
 
     pub fn grow(&mut self, slots: usize) {
@@ -67,8 +70,14 @@ impl Column {
         }
     }
 
-    pub fn gather(&self, slots: &[Slot]) -> Result<ArrayRef, Fault> {
-        let nulls = self.nulls(slots);
+    /// Whether each of so many live keys has a value: then nobody has to look.
+    pub fn is_full(&self, live: usize) -> bool {
+        self.count == live
+    }
+
+    /// `full`: each of the slots has a value.
+    pub fn gather(&self, slots: &[Slot], full: bool) -> Result<ArrayRef, Fault> {
+        let nulls = if full { None } else { self.nulls(slots) };
         match &self.values {
             Values::Bool(v) => {
                 let bits = BooleanBuffer::collect_bool(slots.len(), |i| *v.get(slots[i]));
@@ -83,7 +92,8 @@ impl Column {
         }
     }
 
-    pub fn scatter(&mut self, slots: &[Slot], values: &ArrayRef, refs: &mut [u32]) -> Result<(), Fault> {
+    /// `full`: each of the slots has a value.
+    pub fn scatter(&mut self, slots: &[Slot], values: &ArrayRef, refs: &mut Refs, full: bool) -> Result<(), Fault> {
         if values.data_type() != &self.data_type || values.len() != slots.len() {
             return Err(Fault::internal(format!(
                 "{} values of type {} for {} keys of a state of type {}",
@@ -93,7 +103,9 @@ impl Column {
                 type_name(&self.data_type)
             )));
         }
-        self.mark(slots, values.as_ref(), refs);
+        if !full || values.null_count() > 0 {
+            self.mark(slots, values.as_ref(), refs);
+        }
         match &mut self.values {
             Values::Bool(v) => {
                 let source = values.as_boolean().values();
@@ -120,7 +132,7 @@ impl Column {
             Values::W16(v) => Values::W16(v.freeze()),
             Values::Bytes(v) => Values::Bytes(v.freeze()),
         };
-        Self { data_type: self.data_type.clone(), values, present: self.present.clone() }
+        Self { data_type: self.data_type.clone(), values, present: self.present.clone(), count: self.count }
     }
 
     /// Bytes of a value, about.
@@ -141,14 +153,20 @@ impl Column {
     }
 
     /// Sets and clears presence bits and counts them in `refs`.
-    fn mark(&mut self, slots: &[Slot], values: &dyn Array, refs: &mut [u32]) {
+    fn mark(&mut self, slots: &[Slot], values: &dyn Array, refs: &mut Refs) {
         let no_nulls = values.null_count() == 0;
         for (i, &slot) in slots.iter().enumerate() {
             let (word, bit) = (slot as usize / 64, 1u64 << (slot % 64));
             let (was, is) = (self.present[word] & bit != 0, no_nulls || values.is_valid(i));
             if was != is {
                 self.present[word] ^= bit;
-                refs[slot as usize] = if is { refs[slot as usize] + 1 } else { refs[slot as usize] - 1 };
+                if is {
+                    self.count += 1;
+                    refs.up(slot);
+                } else {
+                    self.count -= 1;
+                    refs.down(slot);
+                }
             }
         }
     }

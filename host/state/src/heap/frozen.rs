@@ -64,7 +64,7 @@ impl Iterator for StateRows {
         }
         (!slots.is_empty()).then(|| {
             let keys = BinaryArray::from_iter_values(slots.iter().map(|&slot| self.heap.keys.key(slot)));
-            tables::chunk(&self.state, keys, self.values.gather(&slots)?)
+            tables::chunk(&self.state, keys, self.values.gather(&slots, true)?)
         })
     }
 }

@@ -92,11 +92,11 @@ impl KeyTable {
         FrozenKeys { store: self.slots.store.freeze(), live: self.slots.live.clone() }
     }
 
-    /// Frees the slot. Nothing happens if it is free already.
-    pub fn forget(&mut self, slot: Slot) {
+    /// Frees the slot. False if it is free already.
+    pub fn forget(&mut self, slot: Slot) -> bool {
         let (word, bit) = (slot as usize / 64, 1u64 << (slot % 64));
         if self.slots.live[word] & bit == 0 {
-            return;
+            return false;
         }
         self.slots.live[word] ^= bit;
         if let Some(number) = decode_i64(self.slots.key(slot)) {
@@ -106,6 +106,7 @@ impl KeyTable {
             entry.expect("a live slot is in the table").remove();
         }
         self.slots.release(slot);
+        true
     }
 
     /// Slots ever handed out: all are below this.

@@ -8,6 +8,7 @@ mod column;
 mod frozen;
 mod keys;
 mod pages;
+mod refs;
 
 use std::sync::Arc;
 
@@ -24,6 +25,7 @@ use crate::tables;
 use column::Column;
 use frozen::FrozenHeap;
 use keys::KeyTable;
+use refs::Refs;
 
 /// State in hash maps, lost when the process ends.
 #[derive(Clone, Copy, Debug, Default)]
@@ -33,7 +35,7 @@ impl StateBackendFactory for HeapFactory {
     fn open(&self, context: &StateContext) -> Result<Box<dyn StateBackend>, Fault> {
         let states = context.states.to_vec();
         let columns: Result<Vec<Column>, Fault> = states.iter().map(Column::new).collect();
-        Ok(Box::new(Heap { states, keys: KeyTable::default(), columns: columns?, refs: Vec::new() }))
+        Ok(Box::new(Heap { states, keys: KeyTable::default(), columns: columns?, refs: Refs::default() }))
     }
 }
 
@@ -41,16 +43,16 @@ struct Heap {
     states: Vec<StateDescriptor>,
     keys: KeyTable,
     columns: Vec<Column>,
-    /// Values plus pins per slot: at 0 nobody needs the key.
-    refs: Vec<u32>,
+    refs: Refs,
 }
 
 impl Heap {
-    /// Makes room for the slots that `resolve` has added.
-    fn grow(&mut self) {
+    /// Makes room for what `resolve` has added to the `before` keys.
+    fn grow(&mut self, before: usize) {
+        self.refs.born(self.keys.len() - before);
         let slots = self.keys.capacity();
-        if slots > self.refs.len() {
-            self.refs.resize(slots, 0);
+        if slots > self.refs.slots() {
+            self.refs.grow(slots);
             self.columns.iter_mut().for_each(|c| c.grow(slots));
         }
     }
@@ -60,19 +62,22 @@ impl StateBackend for Heap {
     fn resolve(&mut self, keys: &Rows, hashes: &[u64], slots: &mut Vec<Slot>) -> Result<(), Fault> {
         slots.clear();
         slots.reserve(hashes.len());
-        for (key, &hash) in keys.iter().zip(hashes) {
+        let before = self.keys.len();
+        let added = keys.iter().zip(hashes).try_for_each(|(key, &hash)| {
             slots.push(self.keys.slot(key.data(), hash)?);
-        }
-        self.grow();
-        Ok(())
+            Ok(())
+        });
+        self.grow(before);
+        added
     }
 
     fn resolve_i64(&mut self, keys: &[i64], _hashes: &[u64], slots: &mut Vec<Slot>) -> Result<(), Fault> {
         slots.clear();
         slots.reserve(keys.len());
-        self.keys.slots_of_i64(keys, slots)?;
-        self.grow();
-        Ok(())
+        let before = self.keys.len();
+        let added = self.keys.slots_of_i64(keys, slots);
+        self.grow(before);
+        added
     }
 
     fn key(&self, slot: Slot) -> &[u8] {
@@ -80,25 +85,31 @@ impl StateBackend for Heap {
     }
 
     fn gather(&mut self, state: usize, slots: &[Slot]) -> Result<ArrayRef, Fault> {
-        self.columns[state].gather(slots)
+        let column = &self.columns[state];
+        column.gather(slots, column.is_full(self.keys.len()))
     }
 
     fn scatter(&mut self, state: usize, slots: &[Slot], values: &ArrayRef) -> Result<(), Fault> {
-        self.columns[state].scatter(slots, values, &mut self.refs)
+        let column = &mut self.columns[state];
+        let full = column.is_full(self.keys.len());
+        column.scatter(slots, values, &mut self.refs, full)
     }
 
     fn pin(&mut self, slot: Slot) {
-        self.refs[slot as usize] += 1;
+        self.refs.up(slot);
     }
 
     fn unpin(&mut self, slot: Slot) {
-        self.refs[slot as usize] -= 1;
+        self.refs.down(slot);
     }
 
     fn release(&mut self, slots: &[Slot]) {
+        if !self.refs.any_idle() {
+            return;
+        }
         for &slot in slots {
-            if self.refs[slot as usize] == 0 {
-                self.keys.forget(slot);
+            if self.refs.is_idle(slot) && self.keys.forget(slot) {
+                self.refs.died();
             }
         }
     }
@@ -109,12 +120,13 @@ impl StateBackend for Heap {
 
     fn resolve_bytes(&mut self, keys: &BinaryArray, slots: &mut Vec<Slot>) -> Result<(), Fault> {
         slots.clear();
-        for key in keys {
-            let key = key.unwrap_or_default();
+        let before = self.keys.len();
+        let added = keys.iter().map(Option::unwrap_or_default).try_for_each(|key| {
             slots.push(self.keys.slot(key, hash_key(key))?);
-        }
-        self.grow();
-        Ok(())
+            Ok(())
+        });
+        self.grow(before);
+        added
     }
 
     fn snapshot(&mut self, _form: Form) -> Result<Snapshot, Fault> {
