@@ -52,6 +52,7 @@ const SETTINGS: &[(&[&str], &str)] = &[
     (&["Sink file", "Format csv"], "sinks: { a: { file: { path: x, format: csv, zzz: 1 } } }"),
     (&["Sink file", "Format ndjson"], "sinks: { a: { file: { path: x, format: ndjson, zzz: 1 } } }"),
     (&["Sink file", "Format parquet"], "sinks: { a: { file: { path: x, format: parquet, zzz: 1 } } }"),
+    (&["Sink file"], "sinks: { a: { file: { path: x, format: csv, bucket: { zzz: 1 } } } }"),
     (&["Sink stdout"], "sinks: { a: { stdout: { zzz: 1 } } }"),
 ];
 
@@ -67,6 +68,7 @@ const VALUES: &[(&str, &str)] = &[
     ("Sinks", "sinks: { a: { blackhole: , exchange: zzz } }"),
     ("Source file", "sources: { a: { file: { path: x, format: zzz } } }"),
     ("Sink file", "sinks: { a: { file: { path: x, format: zzz } } }"),
+    ("Sink file", "sinks: { a: { file: { path: x, format: csv, missing_files: zzz } } }"),
     ("Source nexmark", "sources: { a: { nexmark: { kind: zzz } } }"),
     ("Source datagen", "sources: { a: { datagen: { columns: { c: { sequence: { zzz: 1 } } } } } }"),
     ("Source datagen", "sources: { a: { datagen: { columns: { c: { hash: { zzz: 1 } } } } } }"),

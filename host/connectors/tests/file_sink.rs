@@ -3,13 +3,14 @@
 mod common;
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
-use common::{lines, read_all, sink, sink_error, source};
+use common::{lines, parts, read_all, sink, sink_error, source};
 use serde_json::json;
+use tidemill_model::sink::{Committable, Sink};
 use tidemill_model::{Batch, FaultKind};
 
 fn batch(ids: std::ops::Range<i64>) -> Batch {
@@ -19,13 +20,6 @@ fn batch(ids: std::ops::Range<i64>) -> Batch {
         ("name", Arc::new(name) as ArrayRef, true),
     ];
     Batch::new(RecordBatch::try_from_iter_with_nullable(columns).unwrap())
-}
-
-fn listing(folder: &Path) -> Vec<String> {
-    let mut names: Vec<_> =
-        fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
-    names.sort();
-    names
 }
 
 #[test]
@@ -48,9 +42,9 @@ fn what_is_committed_is_read_back() {
         writers[0].flush().unwrap();
         let committables: Vec<_> = writers.iter_mut().flat_map(|w| w.prepare(1).unwrap()).collect();
         let out = folder.path().join("out/deep");
-        assert_eq!(listing(&out), ["0-0", "1-0"].map(|n| format!(".part-{n}.{ending}.inprogress")), "still hidden");
+        assert_eq!(parts(&out), ["0-0", "1-0"].map(|n| format!(".part-{n}.{ending}.inprogress")), "still hidden");
         sink.commit(&committables).unwrap();
-        assert_eq!(listing(&out), ["0-0", "1-0"].map(|n| format!("part-{n}.{ending}")));
+        assert_eq!(parts(&out), ["0-0", "1-0"].map(|n| format!("part-{n}.{ending}")));
         sink.commit(&committables).unwrap();
 
         settings["path"] = json!("out/deep");
@@ -68,7 +62,7 @@ fn what_is_committed_is_read_back() {
         assert_eq!(again.prepare(1).unwrap(), []);
         again.write(&batch(30..31)).unwrap();
         sink.commit(&again.prepare(2).unwrap()).unwrap();
-        assert_eq!(listing(&out), ["0-0", "0-1", "1-0"].map(|n| format!("part-{n}.{ending}")));
+        assert_eq!(parts(&out), ["0-0", "0-1", "1-0"].map(|n| format!("part-{n}.{ending}")));
     }
 }
 
@@ -80,7 +74,7 @@ fn files_roll() {
     writer.write(&batch(0..10)).unwrap();
     writer.write(&batch(10..11)).unwrap();
     by_rows.commit(&writer.prepare(1).unwrap()).unwrap();
-    assert_eq!(listing(&folder.path().join("a")), ["part-0-0.csv", "part-0-1.csv", "part-0-2.csv"]);
+    assert_eq!(parts(&folder.path().join("a")), ["part-0-0.csv", "part-0-1.csv", "part-0-2.csv"]);
     let last = fs::read_to_string(folder.path().join("a/part-0-2.csv")).unwrap();
     assert_eq!(last, "id,name\n8,n8\n9,\n10,n10\n");
 
@@ -103,28 +97,122 @@ fn aborting_leaves_nothing() {
     let prepared = writer.prepare(1).unwrap();
     writer.write(&batch(2..12)).unwrap();
     writer.abort();
-    assert_eq!(listing(&out), [".part-0-0.csv.inprogress"], "what was prepared stays");
+    assert_eq!(parts(&out), [".part-0-0.csv.inprogress"], "what was prepared stays");
     sink.commit(&prepared).unwrap();
     writer.write(&batch(0..1)).unwrap();
     drop(writer);
-    assert_eq!(listing(&out), ["part-0-0.csv"]);
+    assert_eq!(parts(&out), ["part-0-0.csv"]);
+}
+
+#[test]
+fn what_dead_runs_leave_is_removed_and_nothing_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out");
+    let start = |owner: &str, named: &[Committable]| {
+        let sink = sink("file", json!({"path": "out", "format": "csv", "roll_rows": 1}), folder.path());
+        sink.recover(owner, named).unwrap();
+        sink
+    };
+    let wrote = |sink: &dyn Sink, worker| {
+        let mut writer = sink.open(worker, 9, batch(0..0).schema()).unwrap();
+        writer.write(&batch(0..2)).unwrap();
+        writer.prepare(1).unwrap()
+    };
+    let hidden = |worker: usize| [0, 1].map(|n| format!(".part-{worker}-{n}.csv.inprogress"));
+    // Of an owner that does not start again, and of a run that still lives.
+    wrote(&*start("other", &[]), 0);
+    let alive = start("me", &[]);
+    let soon = wrote(&*alive, 1);
+    // Of runs that are dead, the first with a file that a manifest names.
+    let named = wrote(&*start("me", &[]), 2);
+    wrote(&*start("me", &named), 3);
+    let all = [hidden(0), hidden(1), hidden(2), [2, 3].map(|n| format!(".part-3-{n}.csv.inprogress"))].concat();
+    assert_eq!(parts(&out), all, "a start removes what was left before it, and nobody has started since");
+
+    let third = start("me", &named[..1]);
+    let kept = [&all[..4], &all[4..5]].concat();
+    assert_eq!(parts(&out), kept);
+    third.commit(&named[..1]).unwrap();
+    alive.commit(&soon).unwrap();
+    drop((alive, third));
+    // Numbers do not begin anew, even if readers have taken the files away.
+    fs::remove_file(out.join("part-2-0.csv")).unwrap();
+    let last = start("me", &soon);
+    let again = wrote(&*last, 2);
+    last.commit(&again).unwrap();
+    let visible = ["part-1-0.csv", "part-1-1.csv", "part-2-2.csv", "part-2-3.csv"].map(str::to_owned);
+    assert_eq!(parts(&out), [&hidden(0)[..], &visible].concat());
+    let locks = common::files(&out).iter().filter(|name| name.ends_with(".lock")).count();
+    assert_eq!(locks, 1, "of the owner that does not start again");
+}
+
+/// The only file that is hidden.
+fn hidden(out: &Path) -> PathBuf {
+    let files = common::files(out);
+    let mut hidden = files.iter().filter(|name| name.ends_with(".inprogress"));
+    let name = hidden.next().unwrap();
+    assert_eq!(hidden.next(), None);
+    out.join(name)
 }
 
 #[test]
 fn commits_that_cannot_be() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("out");
-    let sink = sink("file", json!({"path": "out", "format": "csv"}), folder.path());
-    let mut writer = sink.open(0, 1, batch(0..0).schema()).unwrap();
+    let settings = json!({"path": "out", "format": "csv"});
+    let first = sink("file", settings.clone(), folder.path());
+    let mut writer = first.open(0, 1, batch(0..0).schema()).unwrap();
     writer.write(&batch(0..2)).unwrap();
     let prepared = writer.prepare(1).unwrap();
+    fs::OpenOptions::new().write(true).open(hidden(&out)).unwrap().set_len(5).unwrap();
+    let fault = first.commit(&prepared).unwrap_err();
+    assert!(fault.message.contains("has 5 bytes, but 16 were written"), "{fault}");
+    assert!(fault.message.contains(hidden(&out).to_str().unwrap()), "{fault}");
+    fs::remove_file(hidden(&out)).unwrap();
+    let again = sink("file", settings.clone(), folder.path());
+    for sink in [&first, &again] {
+        let fault = sink.commit(&prepared).unwrap_err();
+        assert!(fault.message.contains("its data is gone"), "{fault}");
+        assert!(fault.help.unwrap().contains("`missing_files: ignore`"));
+    }
+    let mut forgiving = settings;
+    forgiving["missing_files"] = json!("ignore");
+    let again = sink("file", forgiving.clone(), folder.path());
+    again.commit(&prepared).unwrap();
+    fs::remove_dir_all(&out).unwrap();
+    again.commit(&prepared).unwrap();
+    // What this run has written it can't have committed before.
+    let mut writer = again.open(0, 1, batch(0..0).schema()).unwrap();
+    writer.write(&batch(0..2)).unwrap();
+    let prepared = writer.prepare(1).unwrap();
+    fs::remove_file(hidden(&out)).unwrap();
+    assert!(again.commit(&prepared).unwrap_err().message.contains("its data is gone"));
+}
+
+#[test]
+fn a_name_that_is_taken_is_not_overwritten() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out");
+    let settings = json!({"path": "out", "format": "csv", "header": false});
+    let sinks = [(); 2].map(|()| sink("file", settings.clone(), folder.path()));
+    let mut writers = sinks.each_ref().map(|sink| sink.open(0, 1, batch(0..0).schema()).unwrap());
+    let mut prepared = Vec::new();
+    for (writer, id) in writers.iter_mut().zip([1, 2]) {
+        writer.write(&batch(id..id + 1)).unwrap();
+        prepared.push(writer.prepare(1).unwrap());
+    }
     fs::write(out.join("part-0-0.csv"), "somebody else's").unwrap();
-    let fault = sink.commit(&prepared).unwrap_err();
-    assert!(fault.message.contains("a file of that name is there"), "{fault}");
-    fs::remove_file(out.join("part-0-0.csv")).unwrap();
-    fs::remove_file(out.join(".part-0-0.csv.inprogress")).unwrap();
-    let fault = sink.commit(&prepared).unwrap_err();
-    assert!(fault.message.contains("its data is gone"), "{fault}");
+    for _ in 0..2 {
+        for (sink, prepared) in sinks.iter().zip(&prepared) {
+            sink.commit(prepared).unwrap();
+        }
+        assert_eq!(fs::read_to_string(out.join("part-0-0.csv")).unwrap(), "somebody else's");
+        // The second writer saw the hidden file of the first one.
+        let names = parts(&out);
+        assert!(names[0].starts_with("part-0-0-") && names[1..] == ["part-0-0.csv", "part-0-1.csv"], "{names:?}");
+        let rows = [&names[0], "part-0-1.csv"].map(|name| fs::read_to_string(out.join(name)).unwrap());
+        assert_eq!(rows, ["1,\n", "2,n2\n"]);
+    }
 }
 
 #[test]
@@ -151,7 +239,7 @@ fn a_schema_that_the_format_cannot_hold_is_refused_before_anything_runs() {
     let list = DataType::List(Arc::new(Field::new("item", DataType::Int64, true)));
     let fault = sink.accepts(&Arc::new(Schema::new(vec![Field::new("a", list, true)]))).unwrap_err();
     assert!(fault.message.contains("csv cannot hold column `a`"), "{fault}");
-    assert_eq!(listing(folder.path()), Vec::<String>::new());
+    assert_eq!(parts(folder.path()), Vec::<String>::new());
 }
 
 const CHILD: &str = "TIDEMILL_TEST_FULL_DISK";
@@ -188,7 +276,7 @@ fn a_full_disk_names_the_file() {
         let named = format!("out/part-0-0.{format}`: File too large");
         assert!(fault.contains("cannot write: `") && fault.contains(&named), "{fault}");
     }
-    assert_eq!(listing(&folder.path().join("out")), Vec::<String>::new(), "nothing half-written stays");
+    assert_eq!(parts(&folder.path().join("out")), Vec::<String>::new(), "nothing half-written stays");
 }
 
 #[test]

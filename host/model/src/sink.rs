@@ -1,7 +1,7 @@
 //! Sinks with two-phase commit: what is written becomes visible at `commit` and not before.
 //!
 //! Laws: `prepare` makes all rows written so far durable and returns what `commit` needs; `commit` is
-//! idempotent; a committable that is never committed leaves nothing that a reader would see.
+//! idempotent, also for another run of the job; a committable that is never committed leaves nothing that a reader would see.
 
 use crate::batch::Batch;
 use crate::fault::Fault;
@@ -35,4 +35,14 @@ pub trait Sink: Send + Sync {
     fn commit(&self, committables: &[Committable]) -> Result<(), Fault>;
     /// Throws away what was prepared and will never be committed, as far as that can be done.
     fn discard(&self, _committables: &[Committable]) {}
+    /// A job begins: called behind the `commit` of what the checkpoint holds that it starts from, before any `open`. Throws
+    /// away what earlier runs of the same owner have left, unless they still live or `named` has it. `owner`: pipeline,
+    /// node and checkpoint store, the same in each run. `named`: what all checkpoints and savepoints of that store hold.
+    fn recover(&self, _owner: &str, _named: &[Committable]) -> Result<(), Fault> {
+        Ok(())
+    }
+    /// Whether it can only take rows with event times.
+    fn needs_times(&self) -> bool {
+        false
+    }
 }

@@ -158,13 +158,14 @@ pub fn start(plan: Plan, workers: usize) -> Result<JobHandle, Fault> {
     start_with(plan, StartOptions { workers, ..StartOptions::default() })
 }
 
-/// Starts a plan. Before anything else, what a checkpoint had prepared is committed.
+/// Starts a plan. Before anything else, what a checkpoint had prepared is committed, and what nobody will commit removed.
 pub fn start_with(plan: Plan, options: StartOptions) -> Result<JobHandle, Fault> {
     let StartOptions { workers, durability, from, phases } = options;
     if let Some(from) = &from {
         from.check(&plan)?;
         restore::commit(from, &plan)?;
     }
+    restore::recover(&plan, durability.as_ref().map(|durability| &durability.store), from.as_ref())?;
     let splits = splits(&plan, workers, from.as_ref())?;
     let next_id = match &durability {
         Some(durability) => durability.store.list()?.iter().map(|l| l.id + 1).max().unwrap_or(1),

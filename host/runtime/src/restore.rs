@@ -11,7 +11,7 @@ use tidemill_model::checkpoint::{CheckpointStore, Manifest, PartManifest, SplitS
 use tidemill_model::key::groups_of;
 use tidemill_model::limits::KEY_GROUPS;
 use tidemill_model::plan::{NodeKind, Plan};
-use tidemill_model::sink::Committable;
+use tidemill_model::sink::{Committable, Sink};
 use tidemill_model::snapshot::{Chunks, FileSet, Restore};
 use tidemill_model::time::{Now, WATERMARK_MIN};
 use tidemill_model::{Fault, snapshot};
@@ -174,15 +174,48 @@ impl Restore for OperatorState<'_> {
 
 /// Commits again what the manifest says: the job may have ended before it could.
 pub(crate) fn commit(from: &StartFrom, plan: &Plan) -> Result<(), Fault> {
-    let sinks = plan.nodes.iter().filter_map(|node| match &node.kind {
-        NodeKind::Sink { sink, .. } => Some((node.name.as_str(), sink)),
-        _ => None,
-    });
-    for (name, sink) in sinks.chain(plan.dead_letter.iter().map(|sink| (DEAD_LETTER, sink))) {
+    for (name, sink) in sinks(plan) {
         let committables = from.committables(name);
         if !committables.is_empty() {
             sink.commit(&committables).map_err(|fault| fault.at(name))?;
         }
     }
     Ok(())
+}
+
+/// Lets sinks remove what earlier runs of the job have left and no manifest names. The generation is claimed by now, so that
+/// no earlier run can publish a manifest that names more. If a manifest can't be read, everything stays.
+pub(crate) fn recover(
+    plan: &Plan,
+    store: Option<&Arc<dyn CheckpointStore>>,
+    from: Option<&StartFrom>,
+) -> Result<(), Fault> {
+    let mut manifests = match store.map_or_else(|| Ok(Vec::new()), |store| manifests(&**store)) {
+        Ok(manifests) => manifests,
+        Err(fault) => {
+            tracing::warn!("what earlier runs have left in sinks stays: {fault}");
+            return Ok(());
+        }
+    };
+    manifests.extend(from.map(|from| Manifest::clone(&from.manifest)));
+    let location = store.map(|store| store.location()).unwrap_or_default();
+    for (name, sink) in sinks(plan) {
+        let parts = manifests.iter().flat_map(|manifest| &manifest.parts).filter(|part| part.node == name);
+        let named: Vec<Committable> = parts.flat_map(|part| &part.committables).cloned().map(Committable).collect();
+        let owner = format!("{}\n{name}\n{location}", plan.name);
+        sink.recover(&owner, &named).map_err(|fault| fault.at(name))?;
+    }
+    Ok(())
+}
+
+fn manifests(store: &dyn CheckpointStore) -> Result<Vec<Manifest>, Fault> {
+    store.list()?.iter().map(|listed| store.load(listed)).collect()
+}
+
+fn sinks(plan: &Plan) -> impl Iterator<Item = (&str, &Arc<dyn Sink>)> {
+    let nodes = plan.nodes.iter().filter_map(|node| match &node.kind {
+        NodeKind::Sink { sink, .. } => Some((node.name.as_str(), sink)),
+        _ => None,
+    });
+    nodes.chain(plan.dead_letter.iter().map(|sink| (DEAD_LETTER, sink)))
 }

@@ -1,6 +1,6 @@
-//! Files whose errors say which file it was, and how much has been read or written.
+//! Files whose errors say which file it was, how much has been read or written, and directories that outlive a power cut.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -77,5 +77,38 @@ impl Write for OutputFile {
     fn flush(&mut self) -> io::Result<()> {
         let result = self.file.flush();
         self.name(result)
+    }
+}
+
+/// Makes a directory and those above it that are missing. Each is durable: its name is synced where it stands.
+pub(super) fn make_directory(path: &Path) -> io::Result<()> {
+    match make_one(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            make_directory(parent(path))?;
+            make_one(path)
+        }
+        made => made,
+    }
+}
+
+fn make_one(path: &Path) -> io::Result<()> {
+    match fs::create_dir(path) {
+        Ok(()) => sync_directory(parent(path)),
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+        Err(e) => Err(e),
+    }
+}
+
+/// Makes names in a directory durable: new ones, and those that were changed.
+pub(super) fn sync_directory(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+/// The directory that a file or directory stands in.
+pub(super) fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
+        Some(parent) => parent,
+        None => path,
     }
 }

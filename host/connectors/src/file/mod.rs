@@ -1,10 +1,15 @@
 //! `file`: files of the formats that are built in, on the local file system.
 
+mod bucket;
 mod disk;
 mod listing;
+mod part;
+mod run;
 mod settings;
 mod sink;
 mod source;
+mod time_pattern;
+mod writer;
 
 pub use settings::{FileSinkSettings, FileSourceSettings};
 pub use sink::sink;

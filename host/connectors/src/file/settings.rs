@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use tidemill_model::ConfigError;
-use tidemill_model::config::{ByteSize, ConfigContext};
+use tidemill_model::config::{ByteSize, ConfigContext, DurationMs};
 use tidemill_model::format::FormatRef;
 
 use crate::columns::Columns;
@@ -43,6 +43,44 @@ pub struct FileSinkSettings {
     pub roll_rows: Option<u64>,
     /// Begins a new file after this many bytes: `128MiB`.
     pub roll_bytes: Option<ByteSize>,
+    /// Finishes a file when it has been open for this long: `15m`. Looked at when rows come or a tick has none.
+    pub roll_interval: Option<DurationMs>,
+    /// Directories by event time and columns.
+    pub bucket: Option<BucketSettings>,
+    /// Files that a worker has open at once; 64 by default. One more, and the file that was written to least recently is
+    /// finished.
+    pub open_files: Option<usize>,
+    /// What a file means that was to be committed before the job was restarted, and is there neither hidden nor visible.
+    #[serde(default)]
+    pub missing_files: MissingFiles,
+}
+
+/// Directories below `path`: first those by time, then one per column.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BucketSettings {
+    /// `dt=%Y-%m-%d/hour=%H`: of the row's event time, in UTC.
+    pub time: Option<String>,
+    /// `[country]` makes `country=DE`.
+    #[serde(default)]
+    pub columns: Vec<String>,
+    /// Whether the columns are in the files as well.
+    #[serde(default = "yes")]
+    pub keep_columns: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MissingFiles {
+    /// Its rows are lost: the job fails.
+    #[default]
+    Fail,
+    /// It was committed, and a reader has taken it away since.
+    Ignore,
 }
 
 /// Endings of file names and the formats that they stand for.

@@ -84,3 +84,27 @@ pub fn sorted(mut lines: Vec<String>) -> Vec<String> {
     lines.sort();
     lines
 }
+
+/// Files below a folder, sorted, as paths relative to it.
+pub fn files(folder: &Path) -> Vec<String> {
+    let (mut open, mut files) = (vec![folder.to_owned()], Vec::new());
+    while let Some(directory) = open.pop() {
+        for entry in std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()) {
+            match entry.is_dir() {
+                true => open.push(entry),
+                false => files.push(entry.strip_prefix(folder).unwrap().to_str().unwrap().to_owned()),
+            }
+        }
+    }
+    sorted(files)
+}
+
+/// The same without locks, and without the tags of hidden files.
+pub fn parts(folder: &Path) -> Vec<String> {
+    let files = files(folder).into_iter().filter(|name| !name.ends_with(".lock"));
+    let plain = |name: String| match name.strip_suffix(".inprogress").and_then(|rest| rest.rsplit_once('.')) {
+        Some((name, _tag)) => format!("{name}.inprogress"),
+        None => name,
+    };
+    sorted(files.map(plain).collect())
+}

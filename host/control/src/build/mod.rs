@@ -123,7 +123,15 @@ impl<'a> Builder<'a> {
 
     fn dead_letter(&mut self) -> Option<Arc<dyn Sink>> {
         let connector = self.pipeline.dead_letter.as_ref()?;
-        self.open_sink(connector, &DEAD_SCHEMA)
+        let sink = self.open_sink(connector, &DEAD_SCHEMA)?;
+        if sink.needs_times() {
+            let error = self.report.error(&connector.kind.span, "dead letters are not written by event time");
+            error
+                .label("makes directories by event time")
+                .help("a bad row may have none: make them by columns, such as `operator`");
+            return None;
+        }
+        Some(sink)
     }
 
     /// A configured sink that accepts `schema`.

@@ -58,6 +58,10 @@ impl Builder<'_> {
         if !self.check_accepts(connector, sink.as_ref(), &arrived.schema) {
             return;
         }
+        let why = format!("`{}` makes directories by event time", spec.name.text);
+        if sink.needs_times() && !self.need_times(&connector.kind.span, &why, &arrived.times) {
+            return;
+        }
         let exchange = match spec.exchange {
             Some((ExchangeSpec::Rebalance, _)) => Exchange::Rebalance,
             _ => Exchange::Forward,

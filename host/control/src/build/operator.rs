@@ -11,6 +11,7 @@ use super::{Builder, EventTimes};
 use crate::NodeSummary;
 use crate::catalog::WindowNode;
 use crate::describe::duration;
+use crate::diagnostic::Span;
 use crate::graph::Item;
 use crate::names::listed;
 use crate::spec::{ExchangeSpec, Input, Inputs, LogicSpec, OperatorSpec, Text, WindowSpec};
@@ -147,8 +148,13 @@ impl Builder<'_> {
     }
 
     fn check_times(&mut self, name: &str, window: &WindowSpec, arrived: &Arrived) -> bool {
-        let EventTimes::Missing { source } = &arrived.times else { return true };
-        let message = format!("`{name}` is a window over event time, but rows from source `{source}` have none");
+        self.need_times(&window.span, &format!("`{name}` is a window over event time"), &arrived.times)
+    }
+
+    /// Whether the rows have event times; if not, `why` they must is an error.
+    pub(super) fn need_times(&mut self, span: &Span, why: &str, times: &EventTimes) -> bool {
+        let EventTimes::Missing { source } = times else { return true };
+        let message = format!("{why}, but rows from source `{source}` have none");
         let columns = self.streams.get(source.as_str()).and_then(|stream| stream.outputs.first());
         let columns = columns.map_or_else(Vec::new, |(_, schema)| {
             time_columns(schema).into_iter().map(str::to_owned).collect::<Vec<_>>()
@@ -160,7 +166,7 @@ impl Builder<'_> {
                 format!("give `{source}` one: `event_time: {{ column: NAME, delay: 5s }}` with {}", listed(several))
             }
         };
-        self.report.error(&window.span, message).label("needs event time").help(help);
+        self.report.error(span, message).label("needs event time").help(help);
         false
     }
 
@@ -178,7 +184,7 @@ impl Builder<'_> {
     }
 
     /// The input, resolved, with the place where it stands.
-    pub(super) fn arrive_at(&mut self, input: &Input) -> Option<(Arrived, crate::diagnostic::Span)> {
+    pub(super) fn arrive_at(&mut self, input: &Input) -> Option<(Arrived, Span)> {
         let span = input.from.first()?.span.clone();
         Some((self.arrive(input)?, span))
     }

@@ -108,9 +108,12 @@ impl Catalog for Fake {
     }
     fn sink(&self, kind: &str, settings: &Value, _base: &Path) -> Result<Arc<dyn Sink>, ConfigError> {
         let mut csv = false;
+        let mut needs_times = false;
         match kind {
             "file" => {
-                let settings: File = config::read(settings)?;
+                let mut settings = settings.clone();
+                needs_times = settings.as_object_mut().is_some_and(|settings| settings.remove("bucket").is_some());
+                let settings: File = config::read(&settings)?;
                 format(&settings.format)?;
                 csv = settings.format == "csv";
             }
@@ -119,7 +122,7 @@ impl Catalog for Fake {
                 config::read::<Nothing>(settings)?;
             }
         }
-        Ok(Arc::new(FakeSink { csv }))
+        Ok(Arc::new(FakeSink { csv, needs_times }))
     }
     fn component(&self, path: &Path) -> Result<Vec<Descriptor>, Fault> {
         match path.file_name().and_then(|name| name.to_str()) {
@@ -284,6 +287,7 @@ impl Source for FakeSource {
 
 struct FakeSink {
     csv: bool,
+    needs_times: bool,
 }
 
 impl Sink for FakeSink {
@@ -305,6 +309,9 @@ impl Sink for FakeSink {
     }
     fn commit(&self, _committables: &[Committable]) -> Result<(), Fault> {
         Ok(())
+    }
+    fn needs_times(&self) -> bool {
+        self.needs_times
     }
 }
 
