@@ -25,6 +25,8 @@ use crate::sealed;
 
 /// Versions behind the newest that stay, for those who have just listed them.
 const KEPT: u64 = 16;
+/// So many starts at once see that they began, even if the others begin at the same time.
+const STARTS_MAX: usize = 16;
 /// Writers that come in between are a few; each of them has made progress.
 const ATTEMPTS_MAX: usize = 100;
 /// A store retries by itself; this is for the answer that got lost.
@@ -36,13 +38,20 @@ pub struct Index {
     pub format_version: u32,
     /// The newest that has begun.
     pub generation: u64,
-    /// Who began it: a text that is used once.
-    pub owner: String,
+    /// Who began the last ones.
+    pub starts: Vec<Start>,
     /// By id.
     pub checkpoints: Vec<Entry>,
     /// Objects that may be gone already: nobody may rely on them. The newest generation takes them out when they are.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub removing: BTreeSet<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Start {
+    pub generation: u64,
+    /// A text that is used once.
+    pub owner: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -52,6 +61,20 @@ pub struct Entry {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub savepoint: Option<String>,
     pub manifest: ObjectRef,
+}
+
+impl Index {
+    /// Begins the next generation.
+    pub fn start(&mut self, owner: &str) {
+        self.generation += 1;
+        self.starts.push(Start { generation: self.generation, owner: owner.to_owned() });
+        self.starts.drain(..self.starts.len().saturating_sub(STARTS_MAX));
+    }
+
+    /// The generation that `owner` has begun, perhaps not the newest any more.
+    pub fn started(&self, owner: &str) -> Option<u64> {
+        self.starts.iter().find(|start| start.owner == owner).map(|start| start.generation)
+    }
 }
 
 impl Entry {

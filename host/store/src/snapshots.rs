@@ -149,15 +149,16 @@ impl CheckpointStore for Snapshots {
     fn begin_generation(&self) -> Result<u64, Fault> {
         let owner = crate::unique();
         let change = |index: &mut Index| {
-            index.generation += 1;
-            index.owner.clone_from(&owner);
+            index.start(&owner);
             Ok(())
         };
-        let index = self.register.update(change, |index| index.owner == owner).map_err(|refused| refused.fault)?;
+        let index = self.register.update(change, |index| index.started(&owner).is_some());
+        let index = index.map_err(|refused| refused.fault)?;
+        let generation = index.started(&owner).unwrap_or(index.generation);
         // What an older generation is removing right now stands in the index, so what is left of the list is safe.
-        self.objects.begin(index.generation, index.removing)?;
-        *self.own() = Own { generation: index.generation, ..Own::default() };
-        Ok(index.generation)
+        self.objects.begin(generation, index.removing)?;
+        *self.own() = Own { generation, ..Own::default() };
+        Ok(generation)
     }
 
     fn write_table(&self, table: Table) -> Result<(StoredTable, u64), Fault> {
