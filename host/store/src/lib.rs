@@ -9,9 +9,12 @@ mod index;
 mod names;
 mod objects;
 mod place;
+#[cfg(feature = "s3")]
+pub mod s3;
 mod sealed;
 mod snapshots;
 mod tables;
+pub mod testing;
 
 use std::hash::{BuildHasher, Hasher};
 

@@ -9,11 +9,24 @@ use tidemill_model::checkpoint::ObjectStore;
 use crate::Directory;
 
 /// How to reach a bucket, where it is not on AWS or not where the environment says.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct StoreOptions {
     /// URL of a server that speaks S3. Buckets are then part of the path, not of the host's name.
     pub endpoint: Option<String>,
     pub region: Option<String>,
+    /// Id and secret of an access key, where they don't come from the environment.
+    pub keys: Option<(String, String)>,
+}
+
+impl std::fmt::Debug for StoreOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let id = self.keys.as_ref().map(|(id, _)| id);
+        f.debug_struct("StoreOptions")
+            .field("endpoint", &self.endpoint)
+            .field("region", &self.region)
+            .field("id", &id)
+            .finish()
+    }
 }
 
 /// Opens the store at `url`; a relative path begins at `base`.
@@ -36,6 +49,10 @@ pub fn open(url: &str, base: &Path, options: &StoreOptions) -> Result<Arc<dyn Ob
     }
 }
 
+#[cfg(feature = "s3")]
+use crate::s3::open as bucket_store;
+
+#[cfg(not(feature = "s3"))]
 fn bucket_store(bucket: &str, _: &str, _: &StoreOptions) -> Result<Arc<dyn ObjectStore>, Fault> {
     Err(Fault::config(format!("this build of Tidemill can't reach `s3://{bucket}`"))
         .with_help("build it with the feature `s3`, which is on by default, or use a directory"))
