@@ -199,7 +199,9 @@ pub trait CheckpointStore: Send + Sync {
     /// Writes a table. Objects that the store has already are not written again. The second value: bytes that were.
     fn write_table(&self, table: Table) -> Result<(StoredTable, u64), Fault>;
     fn write_file(&self, file: &NativeFile) -> Result<(StoredFile, u64), Fault>;
-    /// Makes the checkpoint exist. Fault if a newer generation has begun, or one with this id exists.
+    /// Makes the checkpoint exist. Fault if a newer generation has begun, one with this id or name exists, or one of its
+    /// objects was removed meanwhile: then it does not exist, and the next one may. If the store gave no answer, nobody
+    /// knows, and all further calls are faults: the job has to start again.
     fn publish(&self, manifest: &Manifest) -> Result<(), Fault>;
     /// All that exist, by id; savepoints among them.
     fn list(&self) -> Result<Vec<Listed>, Fault>;

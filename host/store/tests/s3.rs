@@ -1,0 +1,77 @@
+//! The store in a bucket, against a real server: the conformance suite, checkpoints, and what it says when it may not.
+#![cfg(feature = "s3")]
+
+mod common;
+
+use std::net::TcpListener;
+use std::path::Path;
+use std::sync::Arc;
+
+use common::{collect, rows, write};
+use tidemill_model::checkpoint::{CheckpointStore, ObjectStore};
+use tidemill_store::conformance::conformance;
+use tidemill_store::s3::Bucket;
+use tidemill_store::testing::S3Server;
+use tidemill_store::{Snapshots, StoreOptions, open};
+
+/// A bucket on a server of its own, which is started and ended with the test.
+fn bucket(server: &S3Server, name: &str) -> Arc<dyn ObjectStore> {
+    Bucket::open(name, "", &server.options()).unwrap().create_bucket().unwrap();
+    open(&format!("s3://{name}/some/prefix"), Path::new("."), &server.options()).unwrap()
+}
+
+#[test]
+fn a_bucket_conforms() {
+    let server = S3Server::start();
+    let scratch = tempfile::tempdir().unwrap();
+    let store = bucket(&server, "conformance");
+    conformance(&*store, scratch.path());
+    assert_eq!(store.location("a"), "s3://conformance/some/prefix/a");
+}
+
+#[test]
+fn checkpoints_live_in_a_bucket() {
+    let server = S3Server::start();
+    let store = bucket(&server, "checkpoints");
+    let old = Snapshots::new(store.clone(), "job");
+    let first = old.begin_generation().unwrap();
+    write(&old, 1, first, 400_000, 1).unwrap();
+    let kept = write(&old, 2, first, 400_000, 2).unwrap();
+    old.retain(1).unwrap();
+    let new = Snapshots::new(store.clone(), "job");
+    new.begin_generation().unwrap();
+    assert!(write(&old, 3, first, 10, 3).is_err());
+    let listed = new.list().unwrap();
+    let loaded = new.load(listed.last().unwrap()).unwrap();
+    assert_eq!((listed.len(), &loaded), (1, &kept));
+    new.verify(&loaded).unwrap();
+    let found = collect(new.read_table(&loaded.parts[0].tables[0], 0..1024).unwrap()).unwrap();
+    assert_eq!(found, rows(400_000, 2));
+    let segments = loaded.parts[0].tables[0].segments.len();
+    assert_eq!(store.list("job/objects/").unwrap().len(), segments + 1);
+}
+
+#[test]
+fn refusals_say_what_to_do() {
+    let server = S3Server::start();
+    let _ = bucket(&server, "exists");
+    let there = server.options();
+    let wrong_id = StoreOptions { keys: Some(("nobody".into(), "secret".into())), ..there.clone() };
+    let wrong_secret = StoreOptions { keys: Some(("tidemill-test".into(), "secret".into())), ..there.clone() };
+    let unused = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let nobody = StoreOptions { endpoint: Some(format!("http://{unused}")), ..there.clone() };
+    for (bucket, options, message, help) in [
+        ("missing", &there, "NoSuchBucket", "create the bucket `missing`"),
+        ("exists", &wrong_id, "InvalidAccessKeyId", "AWS_ACCESS_KEY_ID"),
+        ("exists", &wrong_secret, "SignatureDoesNotMatch", "AWS_SECRET_ACCESS_KEY"),
+        ("exists", &nobody, "dispatch failure", "AWS_ENDPOINT_URL"),
+    ] {
+        let store = open(&format!("s3://{bucket}/p"), Path::new("."), options).unwrap();
+        for fault in [store.put("a", b"x").unwrap_err(), store.list("").unwrap_err(), store.get("a").unwrap_err()] {
+            let place = format!("s3://{bucket}/p/");
+            assert!(fault.message.contains(&place) && fault.message.contains(message), "{fault}");
+            assert!(fault.help.as_ref().is_some_and(|text| text.contains(help)), "{fault}");
+            assert!(!fault.to_string().contains("secret\""), "{fault}");
+        }
+    }
+}
