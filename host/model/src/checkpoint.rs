@@ -20,6 +20,9 @@ pub const FORMAT_VERSION: u32 = 1;
 pub struct CheckpointOptions {
     /// A directory, or `s3://BUCKET/PREFIX`.
     pub store: String,
+    /// Of a server that speaks S3 and is not AWS.
+    pub endpoint: Option<String>,
+    pub region: Option<String>,
     /// From the beginning of one to the beginning of the next.
     pub interval_ms: u64,
     /// From the end of one to the beginning of the next, at least.
@@ -40,6 +43,8 @@ impl Default for CheckpointOptions {
     fn default() -> Self {
         Self {
             store: String::new(),
+            endpoint: None,
+            region: None,
             interval_ms: 10_000,
             min_pause_ms: 0,
             timeout_ms: 600_000,

@@ -7,7 +7,7 @@ use tidemill_model::Fault;
 use tidemill_model::checkpoint::{CheckpointStore, Listed, Manifest};
 use tidemill_model::plan::Plan;
 use tidemill_runtime::{Durability, StartFrom};
-use tidemill_store::Snapshots;
+use tidemill_store::{Snapshots, StoreOptions};
 
 /// What `--from` says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,7 +47,9 @@ impl Durable {
     /// None: the pipeline takes no checkpoints. `base`: the folder of the pipeline file.
     pub fn open(plan: &Plan, base: &Path) -> Result<Option<Self>, Fault> {
         let Some(options) = &plan.options.checkpoints else { return Ok(None) };
-        let objects = tidemill_store::open(&options.store, base)?;
+        let place =
+            StoreOptions { endpoint: options.endpoint.clone(), region: options.region.clone(), ..StoreOptions::default() };
+        let objects = tidemill_store::open(&options.store, base, &place)?;
         let store = Arc::new(Snapshots::new(objects, &plan.name));
         Ok(Some(Self { store, scratch: work_directory(plan, base) }))
     }

@@ -32,7 +32,7 @@ const KEEP: Limits<u64> = Limits {
 };
 const YES: &[(&str, bool)] = &[("true", true), ("false", false)];
 const CHECKPOINTS: &[&str] =
-    &["store", "interval", "min_pause", "timeout", "tolerated_failures", "keep", "retain", "fallback"];
+    &["store", "endpoint", "region", "interval", "min_pause", "timeout", "tolerated_failures", "keep", "retain", "fallback"];
 
 const ATTEMPTS: Limits<u64> = Limits {
     range: 1..=1_000_000,
@@ -89,6 +89,8 @@ pub(super) fn checkpoints(report: &mut Report, top: &Fields<'_>) -> Option<Check
         }
         None => {}
     }
+    options.endpoint = fields.text(report, "endpoint").map(|text| text.text);
+    options.region = fields.text(report, "region").map(|text| text.text);
     for (key, limits, target) in [
         ("interval", &INTERVAL, &mut options.interval_ms),
         ("min_pause", &PAUSE, &mut options.min_pause_ms),
