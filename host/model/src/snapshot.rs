@@ -1,8 +1,8 @@
 //! Snapshots: what an operator holds at a boundary, frozen at once and written out while the operator goes on; and
 //! the way back.
 //!
-//! Laws: `snapshot` takes milliseconds, whatever the size of the state: the work is in the iterators, which other threads
-//! drive; tables are *portable*: any backend and any number of workers can restore them. A keyed table's first column is
+//! Laws: `snapshot` takes milliseconds, whatever the size of the state: the work is in the iterators and in [`Files`], which
+//! other threads drive; tables are *portable*: any backend and any number of workers can restore them. A keyed table's first column is
 //! [`KEY_GROUP`], and its rows ascend by it. Files are a backend's own form: only the same backend restores them.
 
 use std::any::Any;
@@ -36,11 +36,15 @@ pub enum Form {
     Native,
 }
 
+/// Names the files of a backend as soon as they are written: for the thread that stores them, since it may wait.
+pub type Files = Box<dyn FnOnce() -> Result<Vec<NativeFile>, Fault> + Send>;
+
 /// What one operator on one worker holds, frozen.
 #[derive(Default)]
 pub struct Snapshot {
     pub tables: Vec<Table>,
-    pub files: Vec<NativeFile>,
+    /// None: there are only tables.
+    pub files: Option<Files>,
 }
 
 /// Rows of one kind: the values of a state, timers, panes.
@@ -131,7 +135,7 @@ impl std::fmt::Debug for NativeFile {
 
 impl std::fmt::Debug for Snapshot {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Snapshot").field("tables", &self.tables).field("files", &self.files).finish()
+        f.debug_struct("Snapshot").field("tables", &self.tables).field("files", &self.files.is_some()).finish()
     }
 }
 

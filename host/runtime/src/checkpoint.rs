@@ -271,7 +271,8 @@ impl Checkpointer {
             manifest.tables.push(stored);
             written += bytes;
         }
-        for file in &snapshot.files {
+        let files = snapshot.files.map_or_else(|| Ok(Vec::new()), |files| files())?;
+        for file in &files {
             let (stored, bytes) = self.durability.store.write_file(file)?;
             manifest.files.push(stored);
             written += bytes;

@@ -1,9 +1,13 @@
-//! State backends behind `model::state`: today the heap, for state that fits into memory.
+//! State backends behind `model::state`: the heap, for state that fits into memory, and RocksDB, for state that does not.
 //!
 //! Never knows what a key or a value means. Every backend passes [`conformance::conformance`].
 
 pub mod conformance;
 mod heap;
+#[cfg(feature = "rocksdb")]
+mod rocksdb;
 mod tables;
 
 pub use heap::HeapFactory;
+#[cfg(feature = "rocksdb")]
+pub use rocksdb::{RocksFactory, RocksSettings};

@@ -34,6 +34,7 @@ pub(crate) fn restore(
             let keys = keys.ok_or_else(|| Fault::data(format!("table `{name}` has no binary keys")))?;
             backend.resolve_bytes(keys, &mut slots)?;
             backend.scatter(index, &slots, chunk.column(2))?;
+            backend.release(&slots);
         }
     }
     Ok(())

@@ -23,7 +23,7 @@ enum Store {
 }
 
 /// The keys that were live when they were frozen.
-pub(super) struct FrozenKeys {
+pub(crate) struct FrozenKeys {
     store: Store,
     /// One bit per slot.
     live: Vec<u64>,
@@ -36,7 +36,7 @@ struct Entry {
 }
 
 #[derive(Default)]
-pub(super) struct KeyTable {
+pub(crate) struct KeyTable {
     /// Slots of keys that are the encoding of an int64 (or of another type of eight bytes: the encoding is one to one).
     ints: IntTable,
     /// Slots of all other keys.

@@ -6,7 +6,7 @@
 
 mod column;
 mod frozen;
-mod keys;
+pub(crate) mod keys;
 mod pages;
 mod refs;
 
@@ -133,7 +133,7 @@ impl StateBackend for Heap {
         let keys = Arc::new(FrozenHeap::new(self.keys.freeze()));
         let columns = self.states.iter().zip(&mut self.columns);
         let tables = columns.map(|(state, column)| keys.table(state, column.freeze())).collect();
-        Ok(Snapshot { tables, files: Vec::new() })
+        Ok(Snapshot { tables, files: None })
     }
 
     fn restore(&mut self, from: &dyn Restore) -> Result<(), Fault> {

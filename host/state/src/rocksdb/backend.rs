@@ -1,0 +1,291 @@
+//! The backend of one operator on one worker: cache, databases, and what moves between them.
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, BinaryArray};
+use arrow::row::Rows;
+use tidemill_model::Fault;
+use tidemill_model::component::StateDescriptor;
+use tidemill_model::key::{groups_of, hash_key};
+use tidemill_model::snapshot::{Form, Restore, Snapshot};
+use tidemill_model::state::{Slot, StateBackend, StateContext};
+
+use super::cache::{Cache, Leaving};
+use super::cut::{Cut, Job, native_files};
+use super::directory::Home;
+use super::memory::{Memory, Share};
+use super::records::{Records, group_of, prefix, put_key};
+use super::restore::Site;
+use super::scan;
+use super::shard::Shard;
+use crate::tables;
+
+/// Keys that leave beyond those that must: one batch's worth.
+const EVICT_MORE: usize = 8192;
+
+pub(super) struct Rocks {
+    node: String,
+    states: Arc<[StateDescriptor]>,
+    home: Arc<Home>,
+    memory: Arc<Memory>,
+    share: Share,
+    cache: Cache,
+    /// Ascending by key group.
+    shards: Vec<Shard>,
+    /// The latest snapshot.
+    cut: Option<Arc<Cut>>,
+    /// What went wrong where nobody could be told.
+    failed: Option<Fault>,
+    /// Reused.
+    chosen: Vec<Slot>,
+    lookups: Lookups,
+}
+
+/// Keys to be looked up, sorted.
+#[derive(Default)]
+struct Lookups {
+    bytes: Vec<u8>,
+    /// Prefix, place in `bytes`, slot.
+    keys: Vec<(u128, u32, u32, Slot)>,
+}
+
+impl Rocks {
+    pub fn open(home: Arc<Home>, memory: Arc<Memory>, context: &StateContext) -> Result<Self, Fault> {
+        let states: Arc<[StateDescriptor]> = context.states.into();
+        let node = context.node.to_owned();
+        let site = Site { home: &home, memory: &memory, node: &node, states: &states };
+        let shards = vec![site.empty(groups_of(context.worker, context.workers))?];
+        let (cache, share) = (Cache::new(&states)?, memory.share());
+        let (chosen, lookups) = (Vec::new(), Lookups::default());
+        Ok(Self { node, states, home, memory, share, cache, shards, cut: None, failed: None, chosen, lookups })
+    }
+
+    /// Loads those of the slots that are new.
+    fn resolved(&mut self, slots: &[Slot]) -> Result<(), Fault> {
+        let mut missing = std::mem::take(&mut self.chosen);
+        missing.clear();
+        self.cache.touch(slots, &mut missing);
+        let loaded = if missing.is_empty() { Ok(()) } else { self.load(&missing) };
+        self.chosen = missing;
+        loaded.inspect_err(|fault| self.failed = Some(fault.clone()))
+    }
+
+    fn load(&mut self, missing: &[Slot]) -> Result<(), Fault> {
+        if self.shards.iter().all(|shard| !shard.touched) {
+            return Ok(());
+        }
+        self.lookups.fill(&self.cache, missing);
+        let mut rest = &self.lookups.keys[..];
+        for (index, shard) in self.shards.iter().enumerate() {
+            let last = index + 1 == self.shards.len();
+            let count = if last { rest.len() } else { rest.partition_point(|key| group(key.0) < shard.groups().end) };
+            let (own, others) = rest.split_at(count);
+            rest = others;
+            if !shard.touched {
+                continue;
+            }
+            let keys = own.iter().map(|key| &self.lookups.bytes[key.1 as usize..key.2 as usize]);
+            let rows = shard.database.get(keys)?;
+            for (key, row) in own.iter().zip(&rows) {
+                let Some(row) = row else { continue };
+                let broken = || Fault::data("the state has a broken row").with_help("restore the last checkpoint");
+                self.cache.load(key.3, shard.readers(), row).ok_or_else(broken)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets keys go until the memory suffices.
+    fn make_room(&mut self) -> Result<(), Fault> {
+        let used = self.cache.bytes();
+        let excess = self.share.update(used);
+        if excess == 0 {
+            return Ok(());
+        }
+        // The databases belong to the snapshot: wait, but not while there is a little room.
+        if self.is_behind() && excess < used / 4 {
+            return Ok(());
+        }
+        if let Some(cut) = self.cut.take() {
+            cut.wait()?;
+        }
+        let more = (EVICT_MORE * (used / self.cache.keys.len().max(1))).min(used / 8);
+        let mut chosen = std::mem::take(&mut self.chosen);
+        chosen.clear();
+        self.cache.choose(excess + more, &mut chosen);
+        let records = self.clean(&chosen);
+        for (shard, records) in self.shards.iter().zip(&records).filter(|(_, records)| !records.is_empty()) {
+            shard.database.write(records)?;
+        }
+        chosen.iter().for_each(|&slot| self.cache.drop(slot));
+        self.chosen = chosen;
+        self.share.update(self.cache.bytes());
+        Ok(())
+    }
+
+    /// What is newer in these slots than in the databases, one list per shard. From now on it counts as stored.
+    fn clean(&mut self, slots: &[Slot]) -> Vec<Records> {
+        let mut records: Vec<Records> = self.shards.iter().map(|_| Records::default()).collect();
+        for &slot in slots {
+            let Some(leaving) = self.cache.clean(slot) else { continue };
+            let key = self.cache.keys.key(slot);
+            let group = group_of(key);
+            let index = shard_of(&self.shards, group);
+            let shard = &mut self.shards[index];
+            match leaving {
+                Leaving::New => shard.count(group, true),
+                Leaving::Row => {}
+                Leaving::Gone => shard.count(group, false),
+            }
+            match leaving {
+                Leaving::Gone => records[index].remove(key, group),
+                _ => records[index].put(key, group, |out| self.cache.rows.encode(slot, shard.layout(), out)),
+            }
+        }
+        records
+    }
+
+    /// Whether a snapshot is still writing to the databases.
+    fn is_behind(&self) -> bool {
+        self.cut.as_ref().is_some_and(|cut| !cut.is_done())
+    }
+
+    /// Whatever went wrong before: the values can't be trusted any more.
+    fn check(&self) -> Result<(), Fault> {
+        self.failed.clone().map_or(Ok(()), Err)
+    }
+
+    fn cut(&mut self) -> Result<Arc<Cut>, Fault> {
+        self.check()?;
+        if let Some(cut) = self.cut.take() {
+            cut.wait()?;
+        }
+        let mut dirty = std::mem::take(&mut self.chosen);
+        dirty.clear();
+        self.cache.dirty(&mut dirty);
+        let records = self.clean(&dirty);
+        self.chosen = dirty;
+        let job = |(shard, records): (&Shard, Records)| {
+            let directory = self.home.create(&self.node)?;
+            Ok(Job { database: shard.database.clone(), records, metadata: shard.metadata(), directory })
+        };
+        let jobs = self.shards.iter().zip(records).map(job).collect::<Result<_, Fault>>();
+        let cut = jobs.and_then(Cut::start).inspect_err(|fault| self.failed = Some(fault.clone()))?;
+        self.cut = Some(cut.clone());
+        Ok(cut)
+    }
+}
+
+impl StateBackend for Rocks {
+    fn resolve(&mut self, keys: &Rows, hashes: &[u64], slots: &mut Vec<Slot>) -> Result<(), Fault> {
+        self.check()?;
+        slots.clear();
+        slots.reserve(hashes.len());
+        for (key, &hash) in keys.iter().zip(hashes) {
+            slots.push(self.cache.keys.slot(key.data(), hash)?);
+        }
+        self.resolved(slots)
+    }
+
+    fn resolve_i64(&mut self, keys: &[i64], _hashes: &[u64], slots: &mut Vec<Slot>) -> Result<(), Fault> {
+        self.check()?;
+        slots.clear();
+        slots.reserve(keys.len());
+        self.cache.keys.slots_of_i64(keys, slots)?;
+        self.resolved(slots)
+    }
+
+    fn resolve_bytes(&mut self, keys: &BinaryArray, slots: &mut Vec<Slot>) -> Result<(), Fault> {
+        self.check()?;
+        slots.clear();
+        for key in keys {
+            let key = key.unwrap_or_default();
+            slots.push(self.cache.keys.slot(key, hash_key(key))?);
+        }
+        self.resolved(slots)
+    }
+
+    fn key(&self, slot: Slot) -> &[u8] {
+        self.cache.keys.key(slot)
+    }
+
+    fn gather(&mut self, state: usize, slots: &[Slot]) -> Result<ArrayRef, Fault> {
+        self.cache.rows.gather(state, slots)
+    }
+
+    fn scatter(&mut self, state: usize, slots: &[Slot], values: &ArrayRef) -> Result<(), Fault> {
+        self.cache.scatter(state, slots, values)
+    }
+
+    fn pin(&mut self, slot: Slot) {
+        self.cache.pin(slot);
+    }
+
+    fn unpin(&mut self, slot: Slot) {
+        self.cache.unpin(slot);
+    }
+
+    fn release(&mut self, slots: &[Slot]) {
+        let behind = self.is_behind();
+        self.cache.release(slots, behind);
+        if let Err(fault) = self.make_room() {
+            // Told by the next call that can.
+            self.failed.get_or_insert(fault);
+        }
+    }
+
+    fn keys(&self) -> usize {
+        let stored: u64 = self.shards.iter().map(Shard::keys).sum();
+        (stored as isize + self.cache.surplus()) as usize
+    }
+
+    fn snapshot(&mut self, form: Form) -> Result<Snapshot, Fault> {
+        let cut = self.cut()?;
+        let mut snapshot = Snapshot::default();
+        match form {
+            Form::Native => snapshot.files = Some(Box::new(move || native_files(&cut.wait()?))),
+            Form::Portable => {
+                let table = |state| scan::table(&self.states, state, &cut, &self.memory);
+                snapshot.tables = (0..self.states.len()).map(table).collect();
+            }
+        }
+        Ok(snapshot)
+    }
+
+    fn restore(&mut self, from: &dyn Restore) -> Result<(), Fault> {
+        let sets = from.files()?;
+        if sets.iter().all(|set| set.files.is_empty()) {
+            let states = self.states.clone();
+            return tables::restore(self, &states, from);
+        }
+        let site = Site { home: &self.home, memory: &self.memory, node: &self.node, states: &self.states };
+        self.shards = site.restore(&sets, from.groups())?;
+        Ok(())
+    }
+}
+
+impl Lookups {
+    fn fill(&mut self, cache: &Cache, slots: &[Slot]) {
+        self.bytes.clear();
+        self.keys.clear();
+        for &slot in slots {
+            let (key, start) = (cache.keys.key(slot), self.bytes.len());
+            put_key(key, group_of(key), &mut self.bytes);
+            let (start, end) = (start as u32, self.bytes.len() as u32);
+            self.keys.push((prefix(&self.bytes[start as usize..]), start, end, slot));
+        }
+        let bytes = &self.bytes;
+        let key = |start: u32, end: u32| &bytes[start as usize..end as usize];
+        self.keys.sort_unstable_by(|a, b| a.0.cmp(&b.0).then_with(|| key(a.1, a.2).cmp(key(b.1, b.2))));
+    }
+}
+
+/// The key group, from the first bytes of a key.
+fn group(prefix: u128) -> u32 {
+    (prefix >> 112) as u32
+}
+
+/// The shard of a group: the last one, if none begins so late.
+fn shard_of(shards: &[Shard], group: u32) -> usize {
+    shards.partition_point(|shard| shard.groups().end <= group).min(shards.len() - 1)
+}

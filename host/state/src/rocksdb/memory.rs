@@ -1,0 +1,87 @@
+//! How one number of bytes is divided among all backends of a process.
+//!
+//! Half goes to the caches of keys that stand before RocksDB. Each backend may fill what the others leave, and gives way down to
+//! an equal share when all together have too much. The other half is RocksDB's cache of blocks, to which indexes, filters and
+//! memtables are charged as well; memtables may take half of that, a quarter of all. Not counted: what a snapshot holds while it is
+//! written (its dirty rows, at most as much as the caches), keys that timers pin, and buffers of compactions (a few MiB).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use rocksdb::{Cache, WriteBufferManager};
+
+pub(super) struct Memory {
+    /// For keys in caches.
+    cache_bytes: usize,
+    used: AtomicUsize,
+    shares: AtomicUsize,
+    pub blocks: Cache,
+    pub memtables: WriteBufferManager,
+    /// Of one memtable.
+    pub memtable_bytes: usize,
+}
+
+impl Memory {
+    pub fn new(bytes: usize) -> Arc<Self> {
+        Self::with_cache(bytes, bytes / 2)
+    }
+
+    pub fn with_cache(bytes: usize, cache_bytes: usize) -> Arc<Self> {
+        let blocks = Cache::new_lru_cache(bytes / 2);
+        let memtables = WriteBufferManager::new_write_buffer_manager_with_cache(bytes / 4, false, blocks.clone());
+        let memtable_bytes = (bytes / 8).clamp(1 << 20, 64 << 20);
+        let (used, shares) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        Arc::new(Self { cache_bytes, used, shares, blocks, memtables, memtable_bytes })
+    }
+
+    /// A share for one more backend.
+    pub fn share(self: &Arc<Self>) -> Share {
+        self.shares.fetch_add(1, Ordering::Relaxed);
+        Share { memory: self.clone(), used: 0 }
+    }
+}
+
+/// What one backend uses of the memory for keys.
+pub(super) struct Share {
+    memory: Arc<Memory>,
+    used: usize,
+}
+
+impl Share {
+    /// Says how much is in use now. Returns how much of it must go.
+    pub fn update(&mut self, used: usize) -> usize {
+        let memory = &self.memory;
+        // Relaxed: sums that are some batches old do no harm.
+        let before = memory.used.fetch_add(used.wrapping_sub(self.used), Ordering::Relaxed);
+        let total = before.wrapping_add(used).wrapping_sub(self.used);
+        self.used = used;
+        let fair = memory.cache_bytes / memory.shares.load(Ordering::Relaxed).max(1);
+        total.saturating_sub(memory.cache_bytes).min(used.saturating_sub(fair))
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.memory.used.fetch_sub(self.used, Ordering::Relaxed);
+        self.memory.shares.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_take_what_others_leave_and_give_way() {
+        let memory = Memory::with_cache(16 << 20, 1000);
+        let (mut one, mut two) = (memory.share(), memory.share());
+        assert_eq!(one.update(900), 0, "nobody else needs it");
+        assert_eq!(two.update(400), 0, "below its half, so it is the other that gives way");
+        assert_eq!(one.update(900), 300);
+        assert_eq!(one.update(600), 0);
+        assert_eq!(two.update(700), 200, "down to its half");
+        drop(two);
+        assert_eq!(one.update(1000), 0);
+        assert_eq!(one.update(1100), 100);
+    }
+}

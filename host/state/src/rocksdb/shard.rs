@@ -1,0 +1,199 @@
+//! One database: the rows of a range of key groups.
+//!
+//! A key in it is the key group, two bytes big-endian, and the key's bytes; its value is the row ([`super::layout`]), in the
+//! column family `default`. Laws: nothing is logged ahead, since what survives is a checkpoint; the number of keys is exact, by
+//! key group.
+
+use std::any::Any;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rocksdb::checkpoint::Checkpoint;
+use rocksdb::{ColumnFamily, ColumnFamilyDescriptor, DB, DBPinnableSlice, ReadOptions, WriteOptions};
+use serde::{Deserialize, Serialize};
+use tidemill_model::Fault;
+use tidemill_model::component::StateDescriptor;
+
+use super::layout::{Layouts, Reader};
+use super::memory::Memory;
+use super::options::options;
+use super::records::Records;
+
+/// Version of the metadata and of what they describe.
+pub(super) const FORMAT: u32 = 1;
+/// The column family of rows with one value per state.
+const VALUES: &str = rocksdb::DEFAULT_COLUMN_FAMILY_NAME;
+/// Read ahead by scans.
+const SCAN_BYTES: usize = 2 << 20;
+
+/// What is stored of a database beside its own files.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Metadata {
+    pub format: u32,
+    pub groups: Range<u32>,
+    /// Keys in each of the groups.
+    pub keys: Vec<u64>,
+    #[serde(flatten)]
+    pub layouts: Layouts,
+}
+
+/// A database and what this worker knows of it.
+pub(super) struct Shard {
+    pub database: Arc<Database>,
+    groups: Range<u32>,
+    keys: Vec<u64>,
+    layouts: Layouts,
+    readers: Vec<Reader>,
+    /// It may hold rows.
+    pub touched: bool,
+}
+
+impl Shard {
+    pub fn new(database: Database, metadata: Metadata) -> Self {
+        let Metadata { groups, keys, layouts, .. } = metadata;
+        let (touched, readers) = (keys.iter().any(|&k| k > 0), layouts.readers());
+        Self { database: Arc::new(database), groups, keys, layouts, readers, touched }
+    }
+
+    pub fn groups(&self) -> &Range<u32> {
+        &self.groups
+    }
+
+    /// How stored rows are read, by the number of their layout.
+    pub fn readers(&self) -> &[Reader] {
+        &self.readers
+    }
+
+    /// The number of the layout of new rows.
+    pub fn layout(&self) -> u8 {
+        self.layouts.current as u8
+    }
+
+    /// A key comes, or goes.
+    pub fn count(&mut self, group: u32, comes: bool) {
+        // Groups outside go with the nearest one.
+        let index = (group.saturating_sub(self.groups.start) as usize).min(self.keys.len() - 1);
+        let keys = &mut self.keys[index];
+        *keys = if comes { *keys + 1 } else { *keys - 1 };
+        self.touched = true;
+    }
+
+    pub fn keys(&self) -> u64 {
+        self.keys.iter().sum()
+    }
+
+    pub fn metadata(&self) -> Metadata {
+        Metadata { format: FORMAT, groups: self.groups.clone(), keys: self.keys.clone(), layouts: self.layouts.clone() }
+    }
+}
+
+impl Metadata {
+    /// Of a new database.
+    pub fn new(groups: Range<u32>, states: &[StateDescriptor]) -> Result<Self, Fault> {
+        Ok(Self { format: FORMAT, keys: vec![0; groups.len()], groups, layouts: Layouts::new(states)? })
+    }
+
+    /// Whether it can be trusted, coming from a file.
+    pub fn is_sound(&self) -> bool {
+        !self.groups.is_empty() && self.keys.len() == self.groups.len() && self.layouts.is_sound()
+    }
+}
+
+/// A RocksDB.
+pub(super) struct Database {
+    db: DB,
+    path: PathBuf,
+    /// Keeps the files: dropped after `db`.
+    _keeper: Arc<dyn Any + Send + Sync>,
+}
+
+impl Database {
+    /// Opens what is in a directory, or a new database if there is nothing.
+    pub fn open(path: PathBuf, keeper: Arc<dyn Any + Send + Sync>, memory: &Memory) -> Result<Self, Fault> {
+        let options = options(memory).map_err(|error| fault(&path, &error))?;
+        let family = ColumnFamilyDescriptor::new(VALUES, options.clone());
+        let db = DB::open_cf_descriptors(&options, &path, [family]).map_err(|error| fault(&path, &error))?;
+        Ok(Self { db, path, _keeper: keeper })
+    }
+
+    /// Opens for reading only.
+    pub fn open_frozen(path: PathBuf, keeper: Arc<dyn Any + Send + Sync>, memory: &Memory) -> Result<Self, Fault> {
+        let options = options(memory).map_err(|error| fault(&path, &error))?;
+        let family = ColumnFamilyDescriptor::new(VALUES, options.clone());
+        let db = DB::open_cf_descriptors_read_only(&options, &path, [family], false);
+        Ok(Self { db: db.map_err(|error| fault(&path, &error))?, path, _keeper: keeper })
+    }
+
+    /// The rows of keys (with their groups), which ascend.
+    pub fn get<'a>(&self, keys: impl Iterator<Item = &'a [u8]>) -> Result<Vec<Option<DBPinnableSlice<'_>>>, Fault> {
+        let options = ReadOptions::default();
+        let rows = self.db.batched_multi_get_cf_opt(self.family(), keys, true, &options);
+        rows.into_iter().collect::<Result<_, _>>().map_err(|error| self.fault(&error))
+    }
+
+    pub fn write(&self, records: &Records) -> Result<(), Fault> {
+        let options = unlogged();
+        records.write(|batch| self.db.write_opt(batch, &options)).map_err(|error| self.fault(&error))
+    }
+
+    /// Links all files into a new directory. Nobody writes meanwhile.
+    pub fn checkpoint(&self, path: &Path) -> Result<(), Fault> {
+        let made = Checkpoint::new(&self.db).and_then(|checkpoint| checkpoint.create_checkpoint(path));
+        made.map_err(|error| self.fault(&error))
+    }
+
+    /// Forgets rows from one group up to another.
+    pub fn remove_groups(&self, groups: Range<u32>) -> Result<(), Fault> {
+        let bound = |group: u32| group.min(u32::from(u16::MAX)) as u16;
+        let (from, to) = (bound(groups.start).to_be_bytes(), bound(groups.end).to_be_bytes());
+        let files = self.db.delete_file_in_range(from, to);
+        let rest = files.and_then(|()| self.db.delete_range_cf_opt(self.family(), from, to, &unlogged()));
+        rest.map_err(|error| self.fault(&error))
+    }
+
+    /// Shows rows from a key on, in order, until `row` wants no more. Returns the key that it did not want.
+    pub fn scan(
+        &self,
+        start: &[u8],
+        mut row: impl FnMut(&[u8], &[u8]) -> Result<bool, Fault>,
+    ) -> Result<Option<Vec<u8>>, Fault> {
+        let mut options = ReadOptions::default();
+        // What is read once must not push out what is in use.
+        options.fill_cache(false);
+        options.set_readahead_size(SCAN_BYTES);
+        let mut rows = self.db.raw_iterator_cf_opt(self.family(), options);
+        rows.seek(start);
+        while let Some((key, value)) = rows.item() {
+            if !row(key, value)? {
+                return Ok(Some(key.to_vec()));
+            }
+            rows.next();
+        }
+        rows.status().map(|()| None).map_err(|error| self.fault(&error))
+    }
+
+    fn family(&self) -> &ColumnFamily {
+        self.db.cf_handle(VALUES).expect("it was opened with this family")
+    }
+
+    fn fault(&self, error: &rocksdb::Error) -> Fault {
+        fault(&self.path, error)
+    }
+}
+
+/// Without a log: a database that its process did not close is never opened again.
+fn unlogged() -> WriteOptions {
+    let mut options = WriteOptions::default();
+    options.disable_wal(true);
+    options.set_memtable_insert_hint_per_batch(true);
+    options
+}
+
+fn fault(path: &Path, error: &rocksdb::Error) -> Fault {
+    let help = match error.as_ref().contains("No space left") {
+        true => "free some space, or choose another `directory` for the state",
+        false => "look at the disk that holds the `directory` of the state; the job can go on from its last checkpoint",
+    };
+    Fault::io(format!("the state in `{}`: {}", path.display(), error.as_ref())).with_help(help)
+}

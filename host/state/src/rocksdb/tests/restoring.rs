@@ -1,0 +1,1 @@
+//! Native files come back: with other states, from others, broken.
