@@ -9,9 +9,14 @@ use std::process::{Command, ExitStatus, Stdio};
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
+use tidemill_store::s3::Bucket;
+use tidemill_store::testing::S3Server;
+
 /// Rows of the generator; at `RATE` a run lasts some seconds.
 const ROWS: u64 = 240_000;
 const RATE: u64 = 120_000;
+/// Of one job.
+const KILLS_MAX: u64 = 12;
 const PHASES: &[&str] = &["upload", "manifest", "commit", "committing", "restore"];
 /// A run that takes longer hangs.
 const DEADLINE: Duration = Duration::from_secs(120);
@@ -40,16 +45,31 @@ static OPERATORS: LazyLock<PathBuf> = LazyLock::new(|| {
 #[derive(Clone, Copy, Debug)]
 struct Kind {
     backend: &'static str,
+    s3: bool,
 }
 
-const KINDS: &[Kind] = &[Kind { backend: "heap" }];
+const KINDS: &[Kind] = &[
+    Kind { backend: "heap", s3: false },
+    Kind { backend: "rocksdb", s3: false },
+    Kind { backend: "heap", s3: true },
+    Kind { backend: "rocksdb", s3: true },
+];
+
+/// A server that speaks S3, for all jobs.
+static S3: LazyLock<S3Server> = LazyLock::new(|| {
+    let server = S3Server::start();
+    Bucket::open(BUCKET, "", &server.options()).and_then(|bucket| bucket.create_bucket()).expect("a bucket");
+    server
+});
+const BUCKET: &str = "chaos";
 
 /// Windows, state with timers, a count per row, and the rows themselves. What comes out depends on no order of rows.
-fn pipeline(kind: Kind, durable: bool) -> String {
+fn pipeline(kind: Kind, durable: bool, life: u64) -> String {
     let component = OPERATORS.display();
+    let store = if kind.s3 && durable { format!("s3://{BUCKET}/life-{life}") } else { "store".into() };
     let durability = match durable {
         true => format!(
-            "state: {{ backend: {} }}\ncheckpoints: {{ store: store, interval: 60ms, keep: 2 }}\nrestart: {{ strategy: none }}",
+            "state: {{ backend: {}, directory: work }}\ncheckpoints: {{ store: '{store}', interval: 60ms, keep: 2 }}\nrestart: {{ strategy: none }}",
             kind.backend
         ),
         false => String::new(),
@@ -115,11 +135,14 @@ fn difference(expected: &BTreeMap<String, Vec<String>>, got: &BTreeMap<String, V
     None
 }
 
-fn tidemill(folder: &Path, workers: usize) -> Command {
+fn tidemill(folder: &Path, kind: Kind, workers: usize) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tidemill"));
     command.args(["run", "pipeline.yaml", "--quiet", "--workers", &workers.to_string()]).current_dir(folder);
     command.env("XDG_CACHE_HOME", Path::new(env!("CARGO_TARGET_TMPDIR")).join("cli-cache"));
     command.env("XDG_RUNTIME_DIR", folder).env("TIDEMILL_LOG", "warn");
+    if kind.s3 {
+        command.envs(S3.environment());
+    }
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
     command
 }
@@ -162,8 +185,8 @@ fn setting(name: &str, default: u64) -> u64 {
 #[test]
 fn nothing_is_lost_and_nothing_comes_twice() {
     let reference = tempfile::tempdir().expect("a folder");
-    std::fs::write(reference.path().join("pipeline.yaml"), pipeline(KINDS[0], false)).expect("a file");
-    let (status, stderr) = run(tidemill(reference.path(), 2), None);
+    std::fs::write(reference.path().join("pipeline.yaml"), pipeline(KINDS[0], false, 0)).expect("a file");
+    let (status, stderr) = run(tidemill(reference.path(), KINDS[0], 2), None);
     assert!(status.is_some_and(|s| s.success()), "the run without a fault: {stderr}");
     let expected = output(reference.path());
     assert_eq!(expected["rows"].len() as u64, ROWS);
@@ -182,14 +205,15 @@ fn nothing_is_lost_and_nothing_comes_twice() {
 /// A job from its beginning to its end, through kills. Their number.
 fn one_life(kind: Kind, expected: &BTreeMap<String, Vec<String>>, random: &mut Random) -> u64 {
     let folder = tempfile::tempdir().expect("a folder");
-    std::fs::write(folder.path().join("pipeline.yaml"), pipeline(kind, true)).expect("a file");
+    std::fs::write(folder.path().join("pipeline.yaml"), pipeline(kind, true, random.below(u64::MAX >> 32)))
+        .expect("a file");
     let (mut story, mut kills) = (Vec::new(), 0);
     loop {
         let workers = 1 + random.below(3) as usize;
-        let mut command = tidemill(folder.path(), workers);
+        let mut command = tidemill(folder.path(), kind, workers);
         let mut after = None;
         // Lives end: from some kill on nobody disturbs it.
-        if kills < 12 {
+        if kills < KILLS_MAX {
             if random.below(2) == 0 {
                 let phase = PHASES[random.below(PHASES.len() as u64) as usize];
                 let nth = 1 + random.below(6);

@@ -21,27 +21,54 @@ use tidemill_model::source::Source;
 use tidemill_model::state::StateBackendFactory;
 use tidemill_model::{ConfigError, Fault};
 use tidemill_state::HeapFactory;
+#[cfg(feature = "rocksdb")]
+use tidemill_state::{RocksFactory, RocksSettings};
 use tidemill_wasm::{Component, WasmConfig, WasmHost};
+
+use crate::durable::work_directory;
 
 /// Everything that is built in.
 pub struct Builtins {
     wasm: Arc<WasmHost>,
     components: Mutex<HashMap<PathBuf, Arc<Component>>>,
+    /// By memory and directory.
+    #[cfg(feature = "rocksdb")]
+    states: Mutex<HashMap<(usize, PathBuf), Arc<dyn StateBackendFactory>>>,
 }
 
 impl Builtins {
     /// Compiled components are kept in the user's cache folder.
     pub fn new() -> Result<Self, Fault> {
         let wasm = WasmHost::new(WasmConfig { cache_dir: cache_dir(), ..WasmConfig::default() })?;
-        Ok(Self { wasm, components: Mutex::default() })
+        Ok(Self {
+            wasm,
+            components: Mutex::default(),
+            #[cfg(feature = "rocksdb")]
+            states: Mutex::default(),
+        })
     }
 
     /// Where keyed state lives. `base`: the folder of the pipeline file.
-    fn state(&self, options: &JobOptions, _base: &Path) -> Result<Arc<dyn StateBackendFactory>, Fault> {
+    fn state(&self, options: &JobOptions, base: &Path) -> Result<Arc<dyn StateBackendFactory>, Fault> {
         match options.state.backend {
             Backend::Heap => Ok(Arc::new(HeapFactory)),
-            Backend::RocksDb => Err(Fault::config("this program was built without the state backend `rocksdb`")),
+            Backend::RocksDb => self.rocksdb(options.state.memory_bytes, work_directory(options, base)),
         }
+    }
+
+    /// One for all nodes of a pipeline, since they share its memory.
+    #[cfg(feature = "rocksdb")]
+    fn rocksdb(&self, memory_bytes: usize, directory: PathBuf) -> Result<Arc<dyn StateBackendFactory>, Fault> {
+        let mut states = self.states.lock().expect("no panic while held");
+        let place = (memory_bytes, directory.clone());
+        let made = || Arc::new(RocksFactory::new(RocksSettings { memory_bytes, directory })) as _;
+        Ok(states.entry(place).or_insert_with(made).clone())
+    }
+
+    #[cfg(not(feature = "rocksdb"))]
+    fn rocksdb(&self, _memory_bytes: usize, _directory: PathBuf) -> Result<Arc<dyn StateBackendFactory>, Fault> {
+        let fault = Fault::config("this program was built without the state backend `rocksdb`");
+        Err(fault.with_help("build it with the feature `rocksdb`, which is on by default, or use `heap`"))
     }
 
     /// A component, compiled once per process.

@@ -15,6 +15,8 @@ use serde::{Deserialize, Serialize};
 use tidemill_model::Fault;
 use tidemill_runtime::{JobControl, Taken};
 
+use crate::check::load_or_report;
+
 /// What can be asked of a running job.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "snake_case")]
@@ -259,9 +261,9 @@ pub fn ask(job: &str, request: &Request) -> anyhow::Result<Answer> {
 }
 
 fn connect(job: &str) -> anyhow::Result<UnixStream> {
-    let name = match Path::new(job).file_stem() {
-        Some(stem) if Path::new(job).is_file() => stem.to_string_lossy().into_owned(),
-        _ => job.to_owned(),
+    let name = match Path::new(job).is_file() {
+        true => load_or_report(Path::new(job))?.context("the pipeline file can't be read")?.plan.name,
+        false => job.to_owned(),
     };
     let mut live = Vec::new();
     for entry in std::fs::read_dir(folder()).into_iter().flatten().flatten() {

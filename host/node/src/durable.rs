@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tidemill_model::Fault;
 use tidemill_model::checkpoint::{CheckpointStore, Listed, Manifest};
-use tidemill_model::plan::Plan;
+use tidemill_model::plan::{JobOptions, Plan};
 use tidemill_runtime::{Durability, StartFrom};
 use tidemill_store::{Snapshots, StoreOptions};
 
@@ -47,11 +47,14 @@ impl Durable {
     /// None: the pipeline takes no checkpoints. `base`: the folder of the pipeline file.
     pub fn open(plan: &Plan, base: &Path) -> Result<Option<Self>, Fault> {
         let Some(options) = &plan.options.checkpoints else { return Ok(None) };
-        let place =
-            StoreOptions { endpoint: options.endpoint.clone(), region: options.region.clone(), ..StoreOptions::default() };
+        let place = StoreOptions {
+            endpoint: options.endpoint.clone(),
+            region: options.region.clone(),
+            ..StoreOptions::default()
+        };
         let objects = tidemill_store::open(&options.store, base, &place)?;
         let store = Arc::new(Snapshots::new(objects, &plan.name));
-        Ok(Some(Self { store, scratch: work_directory(plan, base) }))
+        Ok(Some(Self { store, scratch: work_directory(&plan.options, base) }))
     }
 
     /// Claims the next generation: from now on nobody else publishes checkpoints of this pipeline.
@@ -134,9 +137,9 @@ impl Durable {
 }
 
 /// Where state backends work: beside the checkpoints, so that files can be linked, or among temporary files.
-pub fn work_directory(plan: &Plan, base: &Path) -> PathBuf {
-    let store = plan.options.checkpoints.as_ref().map(|c| c.store.as_str());
-    match (&plan.options.state.directory, store) {
+pub fn work_directory(options: &JobOptions, base: &Path) -> PathBuf {
+    let store = options.checkpoints.as_ref().map(|c| c.store.as_str());
+    match (&options.state.directory, store) {
         (Some(directory), _) => base.join(directory),
         (None, Some(store)) if !store.contains("://") => base.join(store).join(".work"),
         _ => std::env::temp_dir().join("tidemill"),

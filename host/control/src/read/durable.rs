@@ -31,8 +31,18 @@ const KEEP: Limits<u64> = Limits {
     type_error: Some("is not a number of checkpoints"),
 };
 const YES: &[(&str, bool)] = &[("true", true), ("false", false)];
-const CHECKPOINTS: &[&str] =
-    &["store", "endpoint", "region", "interval", "min_pause", "timeout", "tolerated_failures", "keep", "retain", "fallback"];
+const CHECKPOINTS: &[&str] = &[
+    "store",
+    "endpoint",
+    "region",
+    "interval",
+    "min_pause",
+    "timeout",
+    "tolerated_failures",
+    "keep",
+    "retain",
+    "fallback",
+];
 
 const ATTEMPTS: Limits<u64> = Limits {
     range: 1..=1_000_000,

@@ -3,6 +3,7 @@
 mod cases;
 mod components;
 mod disk;
+mod durable;
 mod interrupts;
 mod reports;
 mod support;

@@ -1,0 +1,239 @@
+//! Jobs with checkpoints: stopped, killed, rescaled, restarted, from savepoints, with damaged stores.
+
+use std::collections::BTreeSet;
+
+use crate::support::{EVIL, Ended, Folder, Running};
+
+/// Numbers from 1 on: `limit` of them, or without end. A stop shall find the job in the middle.
+fn numbers(limit: &str, checkpoints: &str) -> String {
+    format!(
+        "name: numbers
+checkpoints: {{ store: store, {checkpoints} }}
+sources:
+  rows: {{ datagen: {{ {limit} rate: 20000, columns: {{ id: {{ sequence: {{ start: 1 }} }}, k: {{ hash: {{ modulo: 10 }} }}, t: {{ timestamp: {{ start: 2024-01-01, step: 1ms }} }} }} }}, event_time: {{ column: t, delay: 5s }} }}
+operators:
+  sums: {{ input: rows, key: [k], window: {{ tumbling: 1m }}, aggregates: {{ rows: count(*) }} }}
+sinks:
+  kept: {{ input: rows, file: {{ path: out, format: csv, header: false }} }}
+  sums_out: {{ input: sums, file: {{ path: sums, format: csv, header: false }} }}
+"
+    )
+}
+
+/// The job's own runtime folder, so that jobs of other tests are not seen.
+fn run(arguments: &str) -> String {
+    format!("export XDG_RUNTIME_DIR=$PWD; exec tidemill {arguments}")
+}
+
+fn ids(folder: &Folder) -> Vec<u64> {
+    let id = |row: &String| row.split(',').next().and_then(|id| id.parse().ok());
+    let mut ids: Vec<u64> = folder.rows("out").iter().map(|row| id(row).unwrap_or_else(|| panic!("{row}"))).collect();
+    ids.sort_unstable();
+    ids
+}
+
+/// Waits until a checkpoint is complete.
+fn until_checkpoint(folder: &Folder) {
+    let script = run("status numbers").replace("exec ", "");
+    let wait = format!(
+        "n=0; until {script} 2>/dev/null | grep -q '^[1-9][0-9]* checkpoints'; do n=$((n+1)); [ $n -lt 2000 ] || exit 1; done"
+    );
+    let ended = folder.run(&wait);
+    assert_eq!(ended.code(), 0, "no checkpoint came: {ended:?}");
+}
+
+fn well(ended: &Ended) {
+    assert_eq!(ended.code(), 0, "{ended:?}");
+}
+
+/// The job that is stopped or killed by `script` in the middle, and what it had shown then.
+fn interrupted(folder: &Folder, workers: usize, by: impl FnOnce(&Folder, &mut Running)) -> Ended {
+    let mut job = Running::start(folder.shell(&run(&format!("run pipeline.yaml --workers {workers}"))));
+    until_checkpoint(folder);
+    by(folder, &mut job);
+    job.end()
+}
+
+/// Runs it to its end, and compares.
+fn finish(folder: &Folder, arguments: &str, rows: u64) {
+    let ended = folder.run(&run(&format!("run pipeline.yaml {arguments}")));
+    well(&ended);
+    assert_eq!(ids(folder), (1..=rows).collect::<Vec<_>>(), "each number once");
+    let counted: u64 = folder.rows("sums").iter().filter_map(|row| row.rsplit(',').next()?.parse::<u64>().ok()).sum();
+    assert_eq!(counted, rows, "each number is in one window");
+    let left: BTreeSet<String> = folder.files().into_iter().filter(|f| f.contains("/checkpoints/")).collect();
+    assert_eq!(left, BTreeSet::new(), "a job that has ended leaves no checkpoints");
+}
+
+#[test]
+fn a_stop_is_a_checkpoint_and_the_next_run_goes_on() {
+    for signal in ["INT", "TERM"] {
+        let folder = Folder::with(&[("pipeline.yaml", &numbers("rows: 30000,", "interval: 50ms"))]);
+        let ended = interrupted(&folder, 2, |_, job| job.signal(signal));
+        well(&ended);
+        assert!(ended.stderr.contains("stopped at a checkpoint"), "{ended:?}");
+        let before = ids(&folder);
+        assert!(before.len() < 30_000 && !before.is_empty(), "{} rows", before.len());
+        assert_eq!(folder.rows("sums"), [""; 0], "no window fires because of a stop");
+        finish(&folder, "--workers 3", 30_000);
+    }
+}
+
+#[test]
+fn a_killed_job_goes_on() {
+    let folder = Folder::with(&[("pipeline.yaml", &numbers("rows: 30000,", "interval: 50ms"))]);
+    let ended = interrupted(&folder, 1, |_, job| job.signal("KILL"));
+    assert_eq!(ended.code(), 137, "{ended:?}");
+    finish(&folder, "--workers 2", 30_000);
+}
+
+#[test]
+fn without_retain_a_stop_is_an_end() {
+    let folder = Folder::with(&[("pipeline.yaml", &numbers("", "interval: 50ms, retain: false"))]);
+    let ended = interrupted(&folder, 2, |_, job| job.signal("INT"));
+    well(&ended);
+    let rows = ids(&folder);
+    let counted: u64 = folder.rows("sums").iter().filter_map(|row| row.rsplit(',').next()?.parse::<u64>().ok()).sum();
+    assert_eq!((rows.len() as u64, counted > 0), (counted, true), "windows fire as at the end of input");
+}
+
+#[test]
+fn savepoints_are_taken_listed_described_started_from_and_deleted() {
+    let folder = Folder::with(&[("pipeline.yaml", &numbers("rows: 40000,", "interval: 50ms"))]);
+    let ended = interrupted(&folder, 2, |folder, _| {
+        well(&folder.run(&run("savepoint take numbers first")));
+        let again = folder.run(&run("savepoint take numbers first"));
+        assert!(again.code() == 1 && again.stderr.contains("first"), "a name is taken once: {again:?}");
+        for bad in ["12", "latest", "a/b", "''"] {
+            let refused = folder.run(&run(&format!("savepoint take numbers {bad}")));
+            assert!(refused.code() == 1 && refused.stderr.contains("can't be the name"), "{refused:?}");
+        }
+        let stopped = folder.run(&run("stop pipeline.yaml --savepoint last"));
+        well(&stopped);
+        assert!(stopped.stdout.starts_with("stopped at savepoint `last` in "), "{stopped:?}");
+    });
+    well(&ended);
+    let listed = folder.run(&run("savepoint list pipeline.yaml"));
+    assert!(listed.stdout.contains("savepoint first\n") && listed.stdout.contains("savepoint last\n"), "{listed:?}");
+    let described = folder.run(&run("savepoint describe pipeline.yaml last"));
+    for part in ["pipeline numbers", "2 workers", "source rows: 2 splits left", "operator sums", "panes"] {
+        assert!(described.stdout.contains(part), "no {part}: {described:?}");
+    }
+    let missing = folder.run(&run("run pipeline.yaml --from frist"));
+    assert!(missing.code() == 1 && missing.stderr.contains("there is no savepoint `frist`"), "{missing:?}");
+    assert!(missing.stderr.contains("first"), "it says what there is: {missing:?}");
+    finish(&folder, "--from last --workers 1", 40_000);
+    well(&folder.run(&run("savepoint delete pipeline.yaml first")));
+    let listed = folder.run(&run("savepoint list pipeline.yaml"));
+    assert_eq!(listed.stdout, "savepoint last\n", "savepoints outlive the job");
+}
+
+#[test]
+fn a_job_is_rescaled_while_it_runs() {
+    let folder = Folder::with(&[("pipeline.yaml", &numbers("rows: 40000,", "interval: 50ms"))]);
+    let ended = interrupted(&folder, 1, |folder, _| {
+        for workers in [3, 2] {
+            let rescaled = folder.run(&run(&format!("rescale numbers --workers {workers}")));
+            well(&rescaled);
+            assert!(rescaled.stdout.starts_with(&format!("runs with {workers} workers, ")), "{rescaled:?}");
+        }
+        let status = folder.run(&run("status numbers --json"));
+        assert!(status.stdout.contains("\"workers\":2,\"runs\":3"), "{status:?}");
+    });
+    well(&ended);
+    assert_eq!(ids(&folder), (1..=40_000).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_job_that_fails_is_started_again_as_often_as_its_strategy_says() {
+    let pipeline = format!(
+        "checkpoints: {{ store: store, interval: 20ms }}
+restart: {{ strategy: fixed_delay, attempts: 2, delay: 10ms }}
+sources:
+  rows: {{ datagen: {{ rows: 10, columns: {{ n: {{ sequence: {{}} }} }} }} }}
+operators:
+  bad: {{ input: rows, component: '{}', operator: panic }}
+sinks:
+  out: {{ input: bad, file: {{ path: out, format: ndjson }} }}
+",
+        EVIL.display()
+    );
+    let folder = Folder::with(&[("pipeline.yaml", &pipeline)]);
+    let ended = folder.run(&run("run pipeline.yaml --workers 1"));
+    assert_eq!(ended.code(), 1, "{ended:?}");
+    assert_eq!(ended.stderr.matches("starting again from the last checkpoint in 0.0 s").count(), 2, "{ended:?}");
+    assert_eq!(ended.stderr.matches("error: bad (worker 0): ").count(), 3, "the cause, each time: {ended:?}");
+}
+
+#[test]
+fn what_cannot_be_is_said() {
+    let folder = Folder::with(&[
+        ("pipeline.yaml", &numbers("rows: 10,", "interval: 50ms").replace("checkpoints:", "#")),
+        ("lost.yaml", &numbers("rows: 10,", "interval: 50ms").replace("store: store", "store: /proc/nowhere")),
+        ("scheme.yaml", &numbers("rows: 10,", "interval: 50ms").replace("store: store", "store: 'ftp://x/y'")),
+    ]);
+    for (arguments, word) in [
+        ("run pipeline.yaml --from latest", "takes no checkpoints"),
+        ("savepoint list pipeline.yaml", "takes no checkpoints"),
+        ("status nobody", "no job `nobody` runs here"),
+        ("stop nobody", "no job `nobody` runs here"),
+        ("rescale nobody --workers 2", "no job `nobody` runs here"),
+        ("run lost.yaml", "/proc/nowhere"),
+        ("run scheme.yaml", "ftp://"),
+    ] {
+        let ended = folder.run(&run(arguments));
+        assert_eq!(ended.code(), 1, "{arguments}: {ended:?}");
+        assert!(ended.stderr.contains(word), "{arguments}: {ended:?}");
+    }
+}
+
+/// The largest file below the store's objects, damaged.
+fn damage(folder: &Folder, how: impl Fn(&mut Vec<u8>)) {
+    let objects: Vec<String> = folder.files().into_iter().filter(|f| f.contains("/objects/")).collect();
+    assert!(!objects.is_empty(), "{:?}", folder.files());
+    for object in objects {
+        let mut bytes = std::fs::read(folder.path().join(&object)).unwrap();
+        how(&mut bytes);
+        std::fs::write(folder.path().join(&object), bytes).unwrap();
+    }
+}
+
+#[test]
+fn damage_is_found_and_named() {
+    for (what, how) in [
+        (
+            "flipped",
+            (|bytes: &mut Vec<u8>| bytes.iter_mut().skip(40).take(1).for_each(|b| *b ^= 1)) as fn(&mut Vec<u8>),
+        ),
+        ("cut", |bytes| bytes.truncate(bytes.len() / 2)),
+        ("emptied", Vec::clear),
+    ] {
+        let folder = Folder::with(&[("pipeline.yaml", &numbers("rows: 30000,", "interval: 50ms"))]);
+        well(&interrupted(&folder, 1, |_, job| job.signal("INT")));
+        damage(&folder, how);
+        let ended = folder.run(&run("run pipeline.yaml"));
+        assert_eq!(ended.code(), 1, "{what}: {ended:?}");
+        assert!(ended.stderr.contains("store/numbers/objects/"), "{what}: the file is named: {ended:?}");
+        let fresh = folder.run(&run("run pipeline.yaml --from none"));
+        well(&fresh);
+    }
+}
+
+#[test]
+fn state_without_a_place_is_refused_unless_it_is_given_up() {
+    let before = numbers("rows: 30000,", "interval: 50ms");
+    let folder = Folder::with(&[("pipeline.yaml", &before)]);
+    well(&interrupted(&folder, 1, |_, job| job.signal("INT")));
+    folder.write(
+        "pipeline.yaml",
+        before.replace("sums:", "totals:").replace("input: sums,", "input: totals,").as_bytes(),
+    );
+    let refused = folder.run(&run("run pipeline.yaml"));
+    assert_eq!(refused.code(), 1, "{refused:?}");
+    for word in ["the pipeline has no node `sums`", "--drop-state sums"] {
+        assert!(refused.stderr.contains(word), "{refused:?}");
+    }
+    assert!(!refused.stderr.contains("starting again"), "no attempt mends that: {refused:?}");
+    well(&folder.run(&run("run pipeline.yaml --drop-state sums")));
+    assert_eq!(ids(&folder), (1..=30_000).collect::<Vec<_>>());
+}
