@@ -122,11 +122,15 @@ impl Runner {
         let strategy = if durable.is_some() { plan.options.restart } else { RestartStrategy::Never };
         let mut restarts = Restarts::new(strategy);
         let mut from = from.unwrap_or(From::Latest);
+        let mut has_run = false;
         loop {
             let before_job = self.began.elapsed();
             let outcome = match self.start(plan, workers, durable, &from) {
+                // What is wrong with the first start, or with what is stored, no other attempt mends.
+                Err(fault) if !has_run || fault.kind == FaultKind::Data => return Ok(failed(&fault)),
                 Err(fault) => Err(fault),
                 Ok(job) => {
+                    has_run = true;
                     self.desk.started(&plan.name, job.control(), workers);
                     if !watch(&job, &self.signals, self.quiet, plan) {
                         return Ok(interrupted());
