@@ -215,7 +215,7 @@ fn the_reference_has_the_defaults_and_limits_of_the_code() {
 
 #[test]
 fn links_lead_somewhere() {
-    for file in ["README.md", "PIPELINE.md", "OPERATORS.md", "ARCHITECTURE.md", "CONTRIBUTING.md"] {
+    for file in ["README.md", "PIPELINE.md", "OPERATORS.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHECKPOINTS.md"] {
         let text = read(file);
         for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
             let (path, anchor) = link.split_once('#').unwrap_or((link, ""));

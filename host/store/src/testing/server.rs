@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -43,7 +43,7 @@ impl S3Server {
         started.unwrap_or_else(|| panic!("`{}` does not answer", minio.display()))
     }
 
-    fn try_start(minio: &PathBuf) -> Option<Self> {
+    fn try_start(minio: &Path) -> Option<Self> {
         let address = TcpListener::bind("127.0.0.1:0").and_then(|port| port.local_addr()).ok()?.to_string();
         let folder = std::env::temp_dir().join(format!("tidemill-s3-{}", crate::unique()));
         std::fs::create_dir_all(&folder).ok()?;

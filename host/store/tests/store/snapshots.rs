@@ -1,14 +1,12 @@
 //! Checkpoints in a store: what was published comes back, one generation at a time, and what nobody needs goes.
 
-mod common;
-
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::common::{collect, manifest, rows, schema, table, write};
 use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
-use common::{collect, manifest, rows, schema, table, write};
 use tidemill_model::checkpoint::{CheckpointStore, Listed, Manifest, ObjectStore, Purpose};
 use tidemill_model::snapshot::{NativeFile, key_groups};
 use tidemill_store::{Directory, Snapshots};
