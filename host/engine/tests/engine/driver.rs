@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, SchemaRef};
 use proptest::prelude::*;
-use tidemill_engine::driver::{Driver, Input, one_operator};
+use tidemill_engine::driver::{Checkpoint, Driver, Input, one_operator};
 use tidemill_engine::process::{ProcessSpec, node};
 use tidemill_engine::windows::{TumblingSpec, tumbling};
 use tidemill_model::Fault;
@@ -24,6 +24,8 @@ use crate::support::{ints, lines, rows, schema, sorted};
 struct Numbers {
     rows: i64,
     splits: i64,
+    /// The split with the highest numbers comes first.
+    backwards: bool,
 }
 
 struct NumberReader {
@@ -41,7 +43,8 @@ impl Source for Numbers {
         numbers_schema()
     }
     fn splits(&self, _workers: usize) -> Result<Vec<Split>, Fault> {
-        Ok((0..self.splits).map(|i| Split { id: i.to_string(), spec: vec![i as u8], size: None }).collect())
+        let split = |i: i64| Split { id: i.to_string(), spec: vec![i as u8], size: None };
+        Ok((0..self.splits).map(|i| split(if self.backwards { self.splits - 1 - i } else { i })).collect())
     }
     fn open(&self, split: &Split, position: &Position) -> Result<Box<dyn SplitReader>, Fault> {
         let (length, i) = (self.rows / self.splits, i64::from(split.spec[0]));
@@ -96,7 +99,7 @@ fn plan(built: &Built, splits: i64, delay_ms: i64) -> Plan {
     let mut plan = one_operator("op", built, &[input]);
     let strategy = WatermarkStrategy { delay_ms, idle_after_ms: None };
     plan.nodes[0].kind = NodeKind::Source {
-        source: Arc::new(Numbers { rows: 1200, splits }),
+        source: Arc::new(Numbers { rows: 1200, splits, backwards: false }),
         event_time: Some(EventTimeSpec { column: 1, strategy }),
         on_error: OnError::DeadLetter,
     };
@@ -146,6 +149,47 @@ fn ticks_by_batch_make_lateness_repeatable() {
         for workers in 1..4 {
             assert_eq!(late(seed, workers), first, "seed {seed}, {workers} workers");
         }
+    }
+}
+
+#[test]
+fn clocks_and_splits_go_on_from_a_checkpoint() {
+    let plan = plan(&window_node(&numbers_schema(), 0), 5, 2000);
+    for seed in 0..10 {
+        let mut driver = Driver::new(&plan, 2, seed).unwrap();
+        driver.run_steps(seed as usize * 40).unwrap();
+        let first = driver.checkpoint().unwrap();
+        let ids: Vec<&str> = first.splits["in"].iter().map(|split| split.id.as_str()).collect();
+        assert!(ids.is_sorted(), "splits in the order of the source: {ids:?}");
+        for (workers, steps) in [(1, 0), (3, 0), (1, 40), (3, 40)] {
+            let mut driver = Driver::restore(&plan, workers, seed, &first).unwrap();
+            driver.run_steps(steps).unwrap();
+            let second = driver.checkpoint().unwrap();
+            let watermark = |checkpoint: &Checkpoint| checkpoint.operators["op"].now.watermark;
+            assert!(watermark(&second) >= watermark(&first), "seed {seed}: time does not go back");
+            assert!(second.now_ms >= first.now_ms && second.id == first.id + 1);
+            for split in &second.splits["in"] {
+                let before = first.splits["in"].iter().find(|s| s.id == split.id).unwrap();
+                assert!(split.max_time >= before.max_time, "seed {seed}: what a split has seen is kept");
+            }
+        }
+    }
+}
+
+#[test]
+fn splits_that_were_read_side_by_side_do_not_overtake_each_other() {
+    let mut plan = plan(&window_node(&numbers_schema(), 0), 2, 0);
+    if let NodeKind::Source { source, .. } = &mut plan.nodes[0].kind {
+        *source = Arc::new(Numbers { rows: 1200, splits: 2, backwards: true });
+    }
+    for seed in 0..10 {
+        let mut driver = Driver::new(&plan, 2, seed).unwrap();
+        driver.run_steps(100).unwrap();
+        let checkpoint = driver.checkpoint().unwrap();
+        assert!(checkpoint.splits["in"].iter().all(|split| split.max_time.is_some()), "both are begun");
+        let mut one = Driver::restore(&plan, 1, seed, &checkpoint).unwrap();
+        one.run().unwrap();
+        assert!(one.output("late").is_empty(), "seed {seed}: the lower half waits while the upper one is read");
     }
 }
 

@@ -16,7 +16,7 @@ use super::refs::Refs;
 
 /// Values in a page: few enough that the copy after a snapshot is a matter of microseconds, enough that a state of
 /// gigabytes is frozen in milliseconds.
-const FIXED: usize = 1024;
+const FIXED: usize = 512;
 /// The same for values that are copied one by one.
 const BYTES: usize = 128;
 
