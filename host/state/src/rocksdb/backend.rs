@@ -23,6 +23,9 @@ use crate::tables;
 /// Keys that leave beyond those that must: one batch's worth.
 const EVICT_MORE: usize = 8192;
 
+/// About what a record takes beside its values.
+const RECORD_BYTES: usize = 24;
+
 pub(super) struct Rocks {
     node: String,
     states: Arc<[StateDescriptor]>,
@@ -125,7 +128,8 @@ impl Rocks {
 
     /// What is newer in these slots than in the databases, one list per shard. From now on it counts as stored.
     fn clean(&mut self, slots: &[Slot]) -> Vec<Records> {
-        let mut records: Vec<Records> = self.shards.iter().map(|_| Records::default()).collect();
+        let room = slots.len() / self.shards.len() * (RECORD_BYTES + self.cache.rows.slot_bytes());
+        let mut records: Vec<Records> = self.shards.iter().map(|_| Records::with_capacity(room)).collect();
         for &slot in slots {
             let Some(leaving) = self.cache.clean(slot) else { continue };
             let key = self.cache.keys.key(slot);
