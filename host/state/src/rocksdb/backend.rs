@@ -56,7 +56,7 @@ impl Rocks {
     pub fn open(home: Arc<Home>, memory: Arc<Memory>, context: &StateContext) -> Result<Self, Fault> {
         let states: Arc<[StateDescriptor]> = context.states.into();
         let node = context.node.to_owned();
-        let site = Site { home: &home, memory: &memory, node: &node, states: &states };
+        let site = Site { home: &home, memory: &memory, node: &node, states: &states, given_up: &[] };
         let shards = vec![site.empty(groups_of(context.worker, context.workers))?];
         let (cache, share) = (Cache::new(&states)?, memory.share());
         let (chosen, lookups) = (Vec::new(), Lookups::default());
@@ -262,7 +262,8 @@ impl StateBackend for Rocks {
             let states = self.states.clone();
             return tables::restore(self, &states, from);
         }
-        let site = Site { home: &self.home, memory: &self.memory, node: &self.node, states: &self.states };
+        let given_up = from.dropped();
+        let site = Site { home: &self.home, memory: &self.memory, node: &self.node, states: &self.states, given_up };
         self.shards = site.restore(&sets, from.groups())?;
         Ok(())
     }

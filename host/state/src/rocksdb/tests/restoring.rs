@@ -9,7 +9,7 @@ use tidemill_model::fault::FaultKind;
 use tidemill_model::snapshot::Form;
 
 use super::super::cut::METADATA;
-use super::{Part, descriptor, drive, factory, open, read, restore, scratch, write};
+use super::{Part, Written, descriptor, drive, factory, open, read, restore, scratch, write};
 use crate::HeapFactory;
 
 fn keys() -> Vec<Vec<u8>> {
@@ -86,6 +86,18 @@ fn another_type_is_a_fault_that_names_the_state() {
     let fault = restore(&factory, &states, &parts, 1).map(drop).unwrap_err();
     assert_eq!(fault.message, "state `n` was stored as int64, but the operator declares float64");
     assert_eq!(fault.kind, FaultKind::Config);
+}
+
+#[test]
+fn a_state_that_is_given_up_starts_empty_with_any_type() {
+    let directory = scratch();
+    let factory = factory(directory.path(), 0);
+    let parts = written(&factory);
+    let states = [descriptor("n", DataType::Float64), descriptor("t", DataType::Utf8)];
+    let mut backend = open(&factory, &states, 0, 1);
+    backend.restore(&Written { groups: 0..1024, parts, dropped: vec!["n".to_owned()] }).unwrap();
+    assert_eq!(read(backend.as_mut(), 0, &keys()).null_count(), 50);
+    assert_eq!(&read(backend.as_mut(), 1, &keys()), &texts());
 }
 
 #[test]
