@@ -43,13 +43,14 @@ impl Written {
     pub fn read(snapshot: Snapshot, groups: Range<u32>) -> Self {
         let Snapshot { tables, files } = snapshot;
         let read = std::thread::spawn(move || {
+            let files = files.map_or_else(|| Ok(Vec::new()), |files| files()).expect("files can be named");
             let read = tables.into_iter().map(|table| {
                 let chunks: Result<Vec<RecordBatch>, Fault> = table.chunks.collect();
                 (table.name, table.schema, chunks.expect("a table can be read"))
             });
-            read.collect::<Vec<_>>()
+            (read.collect::<Vec<_>>(), files)
         });
-        let tables = read.join().expect("tables can be read on another thread");
+        let (tables, files) = read.join().expect("tables can be read on another thread");
         tables.iter().for_each(|(name, schema, chunks)| check_table(name, schema, chunks, &groups));
         let set = FileSet { groups, files: files.iter().map(|f| (f.name.clone(), f.path.clone())).collect() };
         Self { tables, files: set, _files: files }
