@@ -23,6 +23,9 @@ use crate::tables;
 /// Keys that leave beyond those that must: one batch's worth.
 const EVICT_MORE: usize = 8192;
 
+/// About what a record takes beside its values.
+const RECORD_BYTES: usize = 24;
+
 pub(super) struct Rocks {
     node: String,
     states: Arc<[StateDescriptor]>,
@@ -53,7 +56,7 @@ impl Rocks {
     pub fn open(home: Arc<Home>, memory: Arc<Memory>, context: &StateContext) -> Result<Self, Fault> {
         let states: Arc<[StateDescriptor]> = context.states.into();
         let node = context.node.to_owned();
-        let site = Site { home: &home, memory: &memory, node: &node, states: &states };
+        let site = Site { home: &home, memory: &memory, node: &node, states: &states, given_up: &[] };
         let shards = vec![site.empty(groups_of(context.worker, context.workers))?];
         let (cache, share) = (Cache::new(&states)?, memory.share());
         let (chosen, lookups) = (Vec::new(), Lookups::default());
@@ -125,7 +128,8 @@ impl Rocks {
 
     /// What is newer in these slots than in the databases, one list per shard. From now on it counts as stored.
     fn clean(&mut self, slots: &[Slot]) -> Vec<Records> {
-        let mut records: Vec<Records> = self.shards.iter().map(|_| Records::default()).collect();
+        let room = slots.len() / self.shards.len() * (RECORD_BYTES + self.cache.rows.slot_bytes());
+        let mut records: Vec<Records> = self.shards.iter().map(|_| Records::with_capacity(room)).collect();
         for &slot in slots {
             let Some(leaving) = self.cache.clean(slot) else { continue };
             let key = self.cache.keys.key(slot);
@@ -258,7 +262,8 @@ impl StateBackend for Rocks {
             let states = self.states.clone();
             return tables::restore(self, &states, from);
         }
-        let site = Site { home: &self.home, memory: &self.memory, node: &self.node, states: &self.states };
+        let given_up = from.dropped();
+        let site = Site { home: &self.home, memory: &self.memory, node: &self.node, states: &self.states, given_up };
         self.shards = site.restore(&sets, from.groups())?;
         Ok(())
     }

@@ -27,7 +27,8 @@ impl Memory {
     }
 
     pub fn with_cache(bytes: usize, cache_bytes: usize) -> Arc<Self> {
-        let blocks = Cache::new_lru_cache(bytes / 2);
+        // A clock, not a list by use: lookups take no lock, which saves a tenth to a quarter of the CPU of point reads.
+        let blocks = Cache::new_hyper_clock_cache(bytes / 2, 0);
         let memtables = WriteBufferManager::new_write_buffer_manager_with_cache(bytes / 4, false, blocks.clone());
         let memtable_bytes = (bytes / 8).clamp(1 << 20, 64 << 20);
         let (used, shares) = (AtomicUsize::new(0), AtomicUsize::new(0));

@@ -43,6 +43,11 @@ pub(super) fn prefix(key: &[u8]) -> u128 {
 }
 
 impl Records {
+    /// With room for so many bytes: growing would copy them.
+    pub fn with_capacity(bytes: usize) -> Self {
+        Self { bytes: Vec::with_capacity(bytes), count: 0 }
+    }
+
     pub fn is_empty(&self) -> bool {
         self.count == 0
     }

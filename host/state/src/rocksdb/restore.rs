@@ -23,6 +23,8 @@ pub(super) struct Site<'a> {
     pub memory: &'a Memory,
     pub node: &'a str,
     pub states: &'a [StateDescriptor],
+    /// Names of states whose earlier values are not wanted.
+    pub given_up: &'a [String],
 }
 
 type Files<'a> = Vec<(&'a str, &'a Path)>;
@@ -53,7 +55,7 @@ impl Site<'_> {
 
     /// Opens the files of an earlier database, for some of its groups.
     fn shard(&self, mut metadata: Metadata, groups: Range<u32>, files: &Files) -> Result<Shard, Fault> {
-        metadata.layouts.evolve(self.states)?;
+        metadata.layouts.evolve(self.states, self.given_up)?;
         let had = metadata.groups.clone();
         let kept = (groups.start - had.start) as usize..(groups.end - had.start) as usize;
         metadata.keys = metadata.keys[kept].to_vec();

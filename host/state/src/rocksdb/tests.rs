@@ -84,6 +84,7 @@ fn read(backend: &mut dyn StateBackend, state: usize, keys: &[Vec<u8>]) -> Array
 struct Written {
     groups: Range<u32>,
     parts: Arc<Vec<Part>>,
+    dropped: Vec<String>,
 }
 
 /// What one worker has written.
@@ -108,7 +109,7 @@ fn restore(
 ) -> Result<Vec<Box<dyn StateBackend>>, Fault> {
     let one = |worker| {
         let mut backend = open(factory, states, worker, workers);
-        backend.restore(&Written { groups: groups_of(worker, workers), parts: parts.clone() })?;
+        backend.restore(&Written { groups: groups_of(worker, workers), parts: parts.clone(), dropped: Vec::new() })?;
         Ok(backend)
     };
     (0..workers).map(one).collect()
@@ -139,6 +140,10 @@ impl Restore for Written {
             }
         }
         Ok(Box::new(chunks.into_iter()))
+    }
+
+    fn dropped(&self) -> &[String] {
+        &self.dropped
     }
 
     fn files(&self) -> Result<Vec<FileSet>, Fault> {
