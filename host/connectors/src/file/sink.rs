@@ -158,3 +158,49 @@ impl Sink for FileSink {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::sync::LazyLock;
+
+    use arrow::array::{ArrayRef, Int64Array, RecordBatch};
+    use serde_json::json;
+    use tidemill_model::Batch;
+
+    use super::*;
+
+    thread_local! {
+        static NOW_MS: Cell<u64> = const { Cell::new(0) };
+    }
+    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+    fn clock() -> Instant {
+        *START + Duration::from_millis(NOW_MS.get())
+    }
+
+    #[test]
+    fn files_roll_by_their_age() {
+        let folder = tempfile::tempdir().unwrap();
+        let context = ConfigContext { base: folder.path().to_owned(), formats: Arc::new(tidemill_formats::BuiltIn) };
+        let settings = json!({"path": "", "format": "csv", "header": false, "roll_interval": "15m"});
+        let sink = build(&settings, &context, clock).unwrap();
+        let rows = |id: i64| {
+            let column = Arc::new(Int64Array::from(vec![id])) as ArrayRef;
+            Batch::new(RecordBatch::try_from_iter([("id", column)]).unwrap())
+        };
+        let mut writer = sink.open(0, 1, rows(0).schema()).unwrap();
+        let minutes = |minutes: u64| NOW_MS.set(minutes * 60_000);
+        for (at, id) in [(1, 1), (15, 2), (16, 3), (30, 4), (40, 5)] {
+            minutes(at);
+            writer.write(&rows(id)).unwrap();
+        }
+        // Old enough while no row comes.
+        minutes(55);
+        writer.flush().unwrap();
+        writer.write(&rows(6)).unwrap();
+        sink.commit(&writer.prepare(1).unwrap()).unwrap();
+        let text = |n: u32| std::fs::read_to_string(folder.path().join(format!("part-0-{n}.csv"))).unwrap();
+        assert_eq!([0, 1, 2, 3].map(text), ["1\n2\n", "3\n4\n", "5\n", "6\n"]);
+    }
+}
