@@ -83,7 +83,9 @@ const WHOLE: &[Poll] = &[(ReadBudget { rows: 8192, bytes: 1 << 22, now_ms: 0 }, 
 
 fn pack(path: &Path, bytes: &[u8], members: usize) {
     let file = || fs::OpenOptions::new().create(true).append(true).open(path).unwrap();
-    for part in bytes.chunks(bytes.len().div_ceil(members).max(1)) {
+    let parts = bytes.chunks(bytes.len().div_ceil(members).max(1));
+    // Also of nothing something is made.
+    for part in parts.chain(bytes.is_empty().then_some(bytes)) {
         match path.extension().and_then(|e| e.to_str()) {
             Some("gz") => {
                 let mut packed = flate2::write::GzEncoder::new(file(), flate2::Compression::fast());
@@ -94,7 +96,6 @@ fn pack(path: &Path, bytes: &[u8], members: usize) {
             _ => file().write_all(part).unwrap(),
         }
     }
-    file();
 }
 
 fn csv_row() -> impl Strategy<Value = String> {

@@ -98,12 +98,10 @@ impl FileSink {
     }
 
     fn committed(&self, part: &Part, shown: Shown) -> Result<(), Fault> {
-        let tag = part.tag();
         match shown {
-            Shown::Now => self.target.run.leave(tag),
-            Shown::Before => {}
-            // Of this run it can't have been committed before.
-            Shown::Gone if self.missing_files == MissingFiles::Ignore && !self.target.run.is_own(tag) => {}
+            Shown::Now | Shown::Before => self.target.run.leave(part),
+            // It can't have been committed before if this run has not done it.
+            Shown::Gone if self.missing_files == MissingFiles::Ignore && !self.target.run.has(part) => {}
             Shown::Gone => {
                 return Err(part.fault("its data is gone").with_help(format!(
                     "neither it nor `{}` is there. If readers move or remove files that they have read, set \
@@ -144,7 +142,7 @@ impl Sink for FileSink {
         for part in committables.iter().filter_map(|c| Part::decode(c).ok()) {
             // What cannot be removed stays hidden.
             if std::fs::remove_file(&part.hidden).is_ok() {
-                self.target.run.leave(part.tag());
+                self.target.run.leave(&part);
             }
         }
     }

@@ -106,7 +106,7 @@ impl SinkWriter for PartWriter {
         for part in self.finished.drain(..).chain(open) {
             // What cannot be removed stays hidden.
             let _ = fs::remove_file(&part.hidden);
-            self.target.run.leave(part.tag());
+            self.target.run.leave(&part);
         }
     }
 }
@@ -187,9 +187,7 @@ impl PartWriter {
         }
         let tag = self.target.run.enter().map_err(|e| directory_fault(&self.target.directory, &e))?;
         let made = self.make(&directory, &tag);
-        if made.is_err() {
-            self.target.run.leave(Some(&tag));
-        }
+        self.target.run.made(made.as_ref().ok().map(|open| &open.part));
         made
     }
 
