@@ -181,10 +181,15 @@ fn commits_that_cannot_be() {
     again.commit(&prepared).unwrap();
     fs::remove_dir_all(&out).unwrap();
     again.commit(&prepared).unwrap();
-    // What this run has written it can't have committed before.
+    // What this run has written it can't have committed before, unless it did.
     let mut writer = again.open(0, 1, batch(0..0).schema()).unwrap();
     writer.write(&batch(0..2)).unwrap();
     let prepared = writer.prepare(1).unwrap();
+    writer.write(&batch(2..3)).unwrap();
+    again.commit(&prepared).unwrap();
+    fs::remove_file(out.join("part-0-0.csv")).unwrap();
+    again.commit(&prepared).unwrap();
+    let prepared = writer.prepare(2).unwrap();
     fs::remove_file(hidden(&out)).unwrap();
     assert!(again.commit(&prepared).unwrap_err().message.contains("its data is gone"));
 }

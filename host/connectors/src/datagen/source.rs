@@ -129,7 +129,7 @@ impl Source for Datagen {
         let limit = self.0.rate.map(|rate| RateLimit::new(rate / share.stride() as f64));
         let returned = share::returned(position)?;
         let repeated = self.0.content.repeated(share)?;
-        Ok(Box::new(DatagenReader { shared: self.0.clone(), share, repeated, limit, returned, row_bytes: 1 }))
+        Ok(Box::new(DatagenReader { shared: self.0.clone(), share, repeated, limit, returned, row_bytes: None }))
     }
 
     fn bounded(&self) -> bool {
@@ -143,7 +143,8 @@ struct DatagenReader {
     repeated: Vec<Option<Repeated>>,
     limit: Option<RateLimit>,
     returned: u64,
-    row_bytes: usize,
+    /// Of the first rows: none were made yet.
+    row_bytes: Option<usize>,
 }
 
 impl SplitReader for DatagenReader {
@@ -155,7 +156,7 @@ impl SplitReader for DatagenReader {
         let mut rows = budget
             .rows
             .min(BATCH_ROWS_MAX)
-            .min(budget.bytes / self.row_bytes)
+            .min(budget.bytes / self.row_bytes.unwrap_or(1))
             .max(1)
             .min(usize::try_from(left).unwrap_or(usize::MAX));
         if let Some(limit) = &mut self.limit {
@@ -167,8 +168,8 @@ impl SplitReader for DatagenReader {
         }
         let run = Run { first: self.share.row(self.returned), stride: self.share.stride(), rows };
         let batch = self.shared.content.make(&self.shared.schema, run, &self.repeated, self.returned)?;
-        if self.returned == 0 {
-            self.row_bytes = (Batch::new(batch.clone()).bytes() / rows).max(1);
+        if self.row_bytes.is_none() {
+            self.row_bytes = Some((Batch::new(batch.clone()).bytes() / rows).max(1));
         }
         self.returned += rows as u64;
         Ok(Polled::Rows { rows: batch, rejected: Vec::new() })

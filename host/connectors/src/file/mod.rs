@@ -2,6 +2,7 @@
 
 mod bucket;
 mod disk;
+mod identity;
 mod listing;
 mod part;
 mod run;

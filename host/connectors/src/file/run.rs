@@ -16,7 +16,7 @@ use std::sync::{Mutex, MutexGuard};
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::part::tag_of;
+use super::part::{Part, tag_of};
 
 const LOCK_ENDING: &str = ".lock";
 
@@ -30,8 +30,9 @@ pub(super) struct Run {
 struct State {
     /// Hash of the owner's name; 0 until somebody tells it.
     owner: u64,
-    /// Files of the current tag.
-    hidden: usize,
+    /// Files of the current tag that are being made, and the names of those that were.
+    making: usize,
+    hidden: BTreeSet<OsString>,
     mark: Option<Mark>,
 }
 
@@ -61,28 +62,33 @@ impl Run {
                 state.mark.insert(mark).tag.clone()
             }
         };
-        state.hidden += 1;
+        state.making += 1;
         Ok(tag)
     }
 
-    /// A hidden file was removed, or is visible now.
-    pub(super) fn leave(&self, tag: Option<&str>) {
+    /// It was made, or it was not.
+    pub(super) fn made(&self, part: Option<&Part>) {
         let mut state = self.lock();
-        if !state.mark.as_ref().is_some_and(|mark| Some(mark.tag.as_str()) == tag) {
-            return;
+        state.making = state.making.saturating_sub(1);
+        // Another start may have begun in between.
+        let own = |part: &&Part| part.tag().is_some_and(|tag| state.mark.as_ref().is_some_and(|mark| mark.tag == tag));
+        if let Some(name) = part.filter(own).and_then(|part| part.hidden.file_name()) {
+            state.hidden.insert(name.to_owned());
         }
-        state.hidden = state.hidden.saturating_sub(1);
-        if state.hidden == 0
-            && let Some(mark) = state.mark.take()
-        {
-            // One that stays says nothing but that there may be something to remove.
-            let _ = fs::remove_file(mark.path);
+        state.unmark();
+    }
+
+    /// A hidden file was removed, or is visible now.
+    pub(super) fn leave(&self, part: &Part) {
+        let mut state = self.lock();
+        if part.hidden.file_name().is_some_and(|name| state.hidden.remove(name)) {
+            state.unmark();
         }
     }
 
-    /// Whether the tag is that of this run.
-    pub(super) fn is_own(&self, tag: Option<&str>) -> bool {
-        self.lock().mark.as_ref().is_some_and(|mark| Some(mark.tag.as_str()) == tag)
+    /// Whether this run has made the file, and has not seen it leave.
+    pub(super) fn has(&self, part: &Part) -> bool {
+        part.hidden.file_name().is_some_and(|name| self.lock().hidden.contains(name))
     }
 
     /// A job begins: removes what dead runs of the same owner left, but for files of these names.
@@ -100,6 +106,19 @@ impl Run {
             if !kept.contains(tag) {
                 let _ = fs::remove_file(path);
             }
+        }
+    }
+}
+
+impl State {
+    /// Without hidden files no lock is needed.
+    fn unmark(&mut self) {
+        if self.making == 0
+            && self.hidden.is_empty()
+            && let Some(mark) = self.mark.take()
+        {
+            // One that stays says nothing but that there may be something to remove.
+            let _ = fs::remove_file(mark.path);
         }
     }
 }

@@ -98,12 +98,10 @@ impl FileSink {
     }
 
     fn committed(&self, part: &Part, shown: Shown) -> Result<(), Fault> {
-        let tag = part.tag();
         match shown {
-            Shown::Now => self.target.run.leave(tag),
-            Shown::Before => {}
-            // Of this run it can't have been committed before.
-            Shown::Gone if self.missing_files == MissingFiles::Ignore && !self.target.run.is_own(tag) => {}
+            Shown::Now | Shown::Before => self.target.run.leave(part),
+            // It can't have been committed before if this run has not done it.
+            Shown::Gone if self.missing_files == MissingFiles::Ignore && !self.target.run.has(part) => {}
             Shown::Gone => {
                 return Err(part.fault("its data is gone").with_help(format!(
                     "neither it nor `{}` is there. If readers move or remove files that they have read, set \
@@ -144,7 +142,7 @@ impl Sink for FileSink {
         for part in committables.iter().filter_map(|c| Part::decode(c).ok()) {
             // What cannot be removed stays hidden.
             if std::fs::remove_file(&part.hidden).is_ok() {
-                self.target.run.leave(part.tag());
+                self.target.run.leave(&part);
             }
         }
     }
@@ -156,5 +154,51 @@ impl Sink for FileSink {
         let hidden = parts.iter().filter_map(|part| Some(part.hidden.file_name()?.to_owned())).collect();
         self.target.run.recover(owner, &hidden);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::sync::LazyLock;
+
+    use arrow::array::{ArrayRef, Int64Array, RecordBatch};
+    use serde_json::json;
+    use tidemill_model::Batch;
+
+    use super::*;
+
+    thread_local! {
+        static NOW_MS: Cell<u64> = const { Cell::new(0) };
+    }
+    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+    fn clock() -> Instant {
+        *START + Duration::from_millis(NOW_MS.get())
+    }
+
+    #[test]
+    fn files_roll_by_their_age() {
+        let folder = tempfile::tempdir().unwrap();
+        let context = ConfigContext { base: folder.path().to_owned(), formats: Arc::new(tidemill_formats::BuiltIn) };
+        let settings = json!({"path": "", "format": "csv", "header": false, "roll_interval": "15m"});
+        let sink = build(&settings, &context, clock).unwrap();
+        let rows = |id: i64| {
+            let column = Arc::new(Int64Array::from(vec![id])) as ArrayRef;
+            Batch::new(RecordBatch::try_from_iter([("id", column)]).unwrap())
+        };
+        let mut writer = sink.open(0, 1, rows(0).schema()).unwrap();
+        let minutes = |minutes: u64| NOW_MS.set(minutes * 60_000);
+        for (at, id) in [(1, 1), (15, 2), (16, 3), (30, 4), (40, 5)] {
+            minutes(at);
+            writer.write(&rows(id)).unwrap();
+        }
+        // Old enough while no row comes.
+        minutes(55);
+        writer.flush().unwrap();
+        writer.write(&rows(6)).unwrap();
+        sink.commit(&writer.prepare(1).unwrap()).unwrap();
+        let text = |n: u32| std::fs::read_to_string(folder.path().join(format!("part-0-{n}.csv"))).unwrap();
+        assert_eq!([0, 1, 2, 3].map(text), ["1\n2\n", "3\n4\n", "5\n", "6\n"]);
     }
 }

@@ -1,6 +1,7 @@
 //! The source end of `file`: a split is a file or a byte range of one.
 
-use std::fs::{File, Metadata};
+use std::cell::OnceCell;
+use std::fs::File;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use tidemill_model::source::{Polled, Position, ReadBudget, Source, Split, SplitR
 use tidemill_model::{Batch, ConfigError, Fault, FaultKind};
 
 use super::disk::{ByteCount, InputFile};
+use super::identity::{FilePosition, Identity, length, sample};
 use super::listing::Pattern;
 use super::settings::{self, FileSourceSettings};
 
@@ -98,11 +100,8 @@ impl Source for FileSource {
 
     fn open(&self, split: &Split, position: &Position) -> Result<Box<dyn SplitReader>, Fault> {
         let part = Part::decode(&split.spec)?;
-        let skip = match <[u8; 8]>::try_from(position.0.as_slice()) {
-            Ok(bytes) => u64::from_le_bytes(bytes),
-            Err(_) if position.0.is_empty() => 0,
-            Err(_) => return Err(Fault::internal(format!("split {}: the stored position is damaged", split.id))),
-        };
+        let position = FilePosition::decode(position)
+            .ok_or_else(|| Fault::internal(format!("split {}: the stored position is damaged", split.id)))?;
         Ok(Box::new(FileReader {
             pattern: self.pattern.clone(),
             format: self.format.clone(),
@@ -110,7 +109,8 @@ impl Source for FileSource {
             part,
             state: State::Closed,
             file: None,
-            position: skip,
+            sampled: OnceCell::new(),
+            position,
             count: ByteCount::default(),
             row_bytes: None,
         }))
@@ -166,11 +166,6 @@ impl Part {
     }
 }
 
-/// `None` for what is no regular file.
-fn length(file: &File) -> Option<u64> {
-    file.metadata().ok().filter(Metadata::is_file).map(|about| about.len())
-}
-
 /// Rows that were cut off behind our back may be half rows, and those behind them are lost.
 fn check_length(name: &str, part: &Part, file: &File) -> Result<(), Fault> {
     match length(file) {
@@ -206,7 +201,9 @@ struct FileReader {
     state: State,
     /// The file that the reader reads.
     file: Option<Arc<File>>,
-    position: u64,
+    /// What the file looks like, for positions: found out when the first is asked for.
+    sampled: OnceCell<u64>,
+    position: FilePosition,
     count: ByteCount,
     /// Of the last rows, in memory.
     row_bytes: Option<usize>,
@@ -216,20 +213,21 @@ impl SplitReader for FileReader {
     fn poll(&mut self, budget: ReadBudget) -> Result<Polled, Fault> {
         if let State::Closed = self.state {
             let input = self.part.open(&self.pattern, self.count.clone())?;
+            self.check_position(&input.handle())?;
             self.file = Some(input.handle());
             let section = self.part.section(&self.pattern, input);
-            self.state = State::Open(self.format.reader(section, self.schema.clone(), self.position)?);
+            self.state = State::Open(self.format.reader(section, self.schema.clone(), self.position.offset)?);
         }
         let State::Open(reader) = &mut self.state else { return Ok(Polled::End) };
         let fitting = self.row_bytes.map_or(FIRST_READ_ROWS, |bytes| budget.bytes / bytes.max(1));
         let Some(decoded) = reader.read(fitting.clamp(1, budget.rows.max(1)))? else {
             self.state = State::Ended;
-            if let Some(file) = self.file.take() {
-                check_length(&self.pattern.show(&self.part.path), &self.part, &file)?;
+            if let Some(file) = &self.file {
+                check_length(&self.pattern.show(&self.part.path), &self.part, file)?;
             }
             return Ok(Polled::End);
         };
-        self.position = reader.position();
+        self.position = FilePosition { offset: reader.position(), identity: None };
         if decoded.rows.num_rows() > 0 {
             self.row_bytes = Some(Batch::new(decoded.rows.clone()).bytes() / decoded.rows.num_rows());
         }
@@ -237,7 +235,8 @@ impl SplitReader for FileReader {
     }
 
     fn position(&self) -> Position {
-        Position(self.position.to_le_bytes().to_vec())
+        let identity = self.position.identity.or_else(|| self.identity());
+        FilePosition { identity, ..self.position }.encode()
     }
 
     /// In bytes.
@@ -247,6 +246,36 @@ impl SplitReader for FileReader {
             (Some(size), State::Ended) => size,
             (size, _) => read.min(size.unwrap_or(read)),
         }
+    }
+}
+
+impl FileReader {
+    /// Whether the file is the one that the position speaks of.
+    fn check_position(&self, file: &File) -> Result<(), Fault> {
+        let (name, Part { start, end, .. }) = (self.pattern.show(&self.part.path), &self.part);
+        match self.position {
+            FilePosition { offset: 0, .. } => Ok(()),
+            FilePosition { offset, identity: Some(identity) } => identity.check(&name, file, *start, *end, offset),
+            FilePosition { identity: None, .. } if length(file).is_some() => Ok(()),
+            FilePosition { identity: None, .. } => Err(Fault::config(format!(
+                "`{name}` can be read only once, and some of it was read before the checkpoint"
+            ))
+            .with_help("start from the beginning with `--from none`, and take a file if a job shall go on")),
+        }
+    }
+
+    /// None for what can be read only once, and for a file that cannot be read any more, as the next poll will tell.
+    fn identity(&self) -> Option<Identity> {
+        let file = self.file.as_deref()?;
+        let end = self.part.end.min(length(file)?);
+        let sampled = match self.sampled.get() {
+            Some(&sampled) => sampled,
+            None => {
+                let sampled = sample(file, self.part.start, end).ok()?;
+                *self.sampled.get_or_init(|| sampled)
+            }
+        };
+        Identity::new(file, sampled, self.position.offset).ok()
     }
 }
 

@@ -106,7 +106,7 @@ impl SinkWriter for PartWriter {
         for part in self.finished.drain(..).chain(open) {
             // What cannot be removed stays hidden.
             let _ = fs::remove_file(&part.hidden);
-            self.target.run.leave(part.tag());
+            self.target.run.leave(&part);
         }
     }
 }
@@ -185,27 +185,36 @@ impl PartWriter {
             }
             self.known.insert(bucket.to_owned());
         }
-        let run = &self.target.run;
-        let tag = run.enter().map_err(|e| directory_fault(&self.target.directory, &e))?;
-        let part = Part::new(&directory, self.worker, self.next, &self.target.format.ending(), &tag);
-        self.next += 1;
-        match self.make(&part) {
-            Ok(open) => Ok(OpenPart { part, ..open }),
+        let tag = self.target.run.enter().map_err(|e| directory_fault(&self.target.directory, &e))?;
+        let made = self.make(&directory, &tag);
+        self.target.run.made(made.as_ref().ok().map(|open| &open.part));
+        made
+    }
+
+    fn make(&mut self, directory: &Path, tag: &str) -> Result<OpenPart, Fault> {
+        let fault = |e: io::Error| directory_fault(directory, &e);
+        let format = &self.target.format;
+        let (part, file) = loop {
+            let part = Part::new(directory, self.worker, self.next, &format.ending(), tag);
+            self.next += 1;
+            match OpenOptions::new().write(true).create_new(true).open(&part.hidden) {
+                Ok(file) => break (part, file),
+                // By a writer of an earlier start in this process that is not yet gone.
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(e) => return Err(fault(e)),
+            }
+        };
+        let bytes = ByteCount::default();
+        let opened = file.try_clone().map_err(fault).and_then(|clone| {
+            format.writer(Box::new(OutputFile::new(clone, &part.visible, bytes.clone())), self.schema.clone())
+        });
+        match opened {
+            Ok(writer) => Ok(OpenPart { part, writer, file, rows: 0, bytes, opened: (self.target.clock)(), used: 0 }),
             Err(fault) => {
                 let _ = fs::remove_file(&part.hidden);
-                run.leave(Some(&tag));
                 Err(fault)
             }
         }
-    }
-
-    fn make(&self, part: &Part) -> Result<OpenPart, Fault> {
-        let fault = |e: io::Error| directory_fault(parent(&part.hidden), &e);
-        let file = OpenOptions::new().write(true).create_new(true).open(&part.hidden).map_err(fault)?;
-        let bytes = ByteCount::default();
-        let output = OutputFile::new(file.try_clone().map_err(fault)?, &part.visible, bytes.clone());
-        let writer = self.target.format.writer(Box::new(output), self.schema.clone())?;
-        Ok(OpenPart { part: part.clone(), writer, file, rows: 0, bytes, opened: (self.target.clock)(), used: 0 })
     }
 
     /// Finishes files that have been open for too long.

@@ -213,7 +213,7 @@ impl Source for Nexmark {
     fn open(&self, split: &Split, position: &Position) -> Result<Box<dyn SplitReader>, Fault> {
         let share = Share::decode(&split.spec)?;
         let returned = share::returned(position)?;
-        Ok(Box::new(NexmarkReader { shared: self.0.clone(), share, returned, row_bytes: 1, events: Vec::new() }))
+        Ok(Box::new(NexmarkReader { shared: self.0.clone(), share, returned, row_bytes: None, events: Vec::new() }))
     }
 
     fn bounded(&self) -> bool {
@@ -225,7 +225,8 @@ struct NexmarkReader {
     shared: Arc<Shared>,
     share: Share,
     returned: u64,
-    row_bytes: usize,
+    /// Of the first rows: none were made yet.
+    row_bytes: Option<usize>,
     events: Vec<u64>,
 }
 
@@ -235,15 +236,18 @@ impl SplitReader for NexmarkReader {
         if left == 0 {
             return Ok(Polled::End);
         }
-        let rows =
-            budget.rows.min(budget.bytes / self.row_bytes).max(1).min(usize::try_from(left).unwrap_or(usize::MAX));
+        let rows = budget
+            .rows
+            .min(budget.bytes / self.row_bytes.unwrap_or(1))
+            .max(1)
+            .min(usize::try_from(left).unwrap_or(usize::MAX));
         let Shared { context, columns, schema, event, .. } = &*self.shared;
         self.events.clear();
         self.events.extend((self.returned..self.returned + rows as u64).map(|nth| event(self.share.row(nth))));
         let arrays = columns.iter().map(|c| c.make(context, &self.events)).collect::<Result<Vec<_>, _>>()?;
         let batch = RecordBatch::try_new(schema.clone(), arrays)?;
-        if self.returned == 0 {
-            self.row_bytes = (Batch::new(batch.clone()).bytes() / rows).max(1);
+        if self.row_bytes.is_none() {
+            self.row_bytes = Some((Batch::new(batch.clone()).bytes() / rows).max(1));
         }
         self.returned += rows as u64;
         Ok(Polled::Rows { rows: batch, rejected: Vec::new() })
