@@ -151,6 +151,10 @@ pub struct SplitState {
     /// Largest event time seen, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_time: Option<i64>,
+    /// It was being read, though perhaps nothing had come of it: side by side with others that were. Those that are read one
+    /// behind the other after a restart have late rows.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub open: bool,
 }
 
 /// An object of the store: immutable, named by its content.
@@ -309,6 +313,7 @@ mod tests {
                 size: None,
                 position: vec![0xff, 0],
                 max_time: Some(7),
+                open: true,
             }],
             committables: vec![b"text".to_vec(), vec![0x80]],
             ..PartManifest::default()

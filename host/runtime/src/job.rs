@@ -211,6 +211,7 @@ fn splits(plan: &Plan, workers: usize, from: Option<&StartFrom>) -> Result<Vec<V
         size: split.size,
         position: Vec::new(),
         max_time: None,
+        open: false,
     };
     let of_node = |node: &tidemill_model::plan::Node| match &node.kind {
         NodeKind::Source { source, .. } => match from.and_then(|from| from.splits(&node.name)) {

@@ -274,7 +274,7 @@ impl SplitReaders {
             unreachable!("node {node} is a source");
         };
         let own = shared.splits[node].iter().skip(context.worker).step_by(shared.workers);
-        let (begun, fresh): (Vec<&SplitState>, Vec<_>) = own.partition(|split| !split.position.is_empty());
+        let (begun, fresh): (Vec<&SplitState>, Vec<_>) = own.partition(|split| split.open);
         Self {
             context: context.clone(),
             node,
@@ -344,8 +344,12 @@ impl SplitReaders {
             size: open.split.size,
             position: open.reader.position().0,
             max_time: open.watermark.max_time(),
+            open: true,
         });
-        open.chain(self.waiting.iter().cloned()).collect()
+        // Where none is open yet, the first is next.
+        let next = usize::from(self.open.is_empty());
+        let waiting = self.waiting.iter().enumerate();
+        open.chain(waiting.map(|(i, split)| SplitState { open: split.open || i < next, ..split.clone() })).collect()
     }
 
     /// Time in which nobody may read is no time without rows.
@@ -356,11 +360,10 @@ impl SplitReaders {
 
     fn open_splits(&mut self) -> Result<(), Fault> {
         let at_once = if self.source.bounded() { 1 } else { usize::MAX };
-        // Splits that were read side by side before a restart go on so: one behind the other, the rows of the last would be late.
-        let begun = |split: &SplitState| !split.position.is_empty();
-        while self.open.len() < at_once || self.waiting.front().is_some_and(begun) {
+        // Splits that were read side by side before a restart go on so.
+        while self.open.len() < at_once || self.waiting.front().is_some_and(|split| split.open) {
             let Some(split) = self.waiting.pop_front() else { break };
-            let SplitState { id, spec, size, position, max_time } = split;
+            let SplitState { id, spec, size, position, max_time, .. } = split;
             let split = Split { id, spec, size };
             let reader = self.source.open(&split, &Position(position))?;
             let strategy =

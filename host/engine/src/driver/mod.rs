@@ -84,7 +84,8 @@ impl Driver {
     fn open_new(&mut self, id: NodeId) -> Result<(), Fault> {
         let NodeKind::Source { source, .. } = &self.plan.nodes[id].kind else { return Ok(()) };
         let splits = source.splits(self.workers).map_err(|f| f.at(&self.plan.nodes[id].name))?.into_iter();
-        let new = |Split { id, spec, size }| SplitState { id, spec, size, position: Vec::new(), max_time: None };
+        let new =
+            |Split { id, spec, size }| SplitState { id, spec, size, position: Vec::new(), max_time: None, open: false };
         self.open_splits(id, &splits.map(new).collect::<Vec<_>>())
     }
 

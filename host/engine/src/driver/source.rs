@@ -75,7 +75,8 @@ impl SourceWorker {
     pub fn splits(&self) -> Vec<Listed> {
         let open = self.splits.iter().map(|s| {
             let Split { id, spec, size } = s.split.clone();
-            (s.order, SplitState { id, spec, size, position: s.reader.position().0, max_time: s.watermark.max_time() })
+            let (position, max_time) = (s.reader.position().0, s.watermark.max_time());
+            (s.order, SplitState { id, spec, size, position, max_time, open: true })
         });
         open.chain(self.waiting.iter().cloned()).collect()
     }

@@ -152,7 +152,7 @@ restart: {{ strategy: fixed_delay, attempts: 2, delay: 10ms }}
 sources:
   rows: {{ datagen: {{ rows: 10, columns: {{ n: {{ sequence: {{}} }} }} }} }}
 operators:
-  bad: {{ input: rows, component: '{}', operator: panic }}
+  bad: {{ input: rows, component: '{}', operator: map, config: {{ do: panic }} }}
 sinks:
   out: {{ input: bad, file: {{ path: out, format: ndjson }} }}
 ",
