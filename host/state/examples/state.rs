@@ -43,9 +43,10 @@ fn run(name: &str, factory: &dyn StateBackendFactory, keys: i64) -> Result<(), F
     let update = timed(updates, backend.as_mut(), (0..updates).map(|_| order.next(keys)))?;
     println!("{name:8} {keys:9} {fill:?} {update:?}   keys {}, {} MiB resident", backend.keys(), resident_mib());
     for _ in 0..2 {
-        let start = Instant::now();
+        let (start, before) = (Instant::now(), cpu_ns()[0]);
         let snapshot = backend.snapshot(Form::Native)?;
         let stall = start.elapsed();
+        println!("  CPU of the stall: {} ms", (cpu_ns()[0] - before) / 1_000_000);
         let Some(files) = snapshot.files else {
             println!("  snapshot: stall {stall:.1?}");
             return Ok(());

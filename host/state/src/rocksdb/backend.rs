@@ -23,6 +23,8 @@ use crate::tables;
 /// Keys that leave beyond those that must: one batch's worth.
 const EVICT_MORE: usize = 8192;
 
+/// Keys that are written out beyond those that must.
+const WRITE_MORE: usize = 1024;
 /// About what a record takes beside its values.
 const RECORD_BYTES: usize = 24;
 
@@ -103,7 +105,7 @@ impl Rocks {
         let used = self.cache.bytes();
         let excess = self.share.update(used);
         if excess == 0 {
-            return Ok(());
+            return self.write_out();
         }
         // The databases belong to the snapshot: wait, but not while there is a little room.
         if self.is_behind() && excess < used / 4 {
@@ -116,13 +118,32 @@ impl Rocks {
         let mut chosen = std::mem::take(&mut self.chosen);
         chosen.clear();
         self.cache.choose(excess + more, &mut chosen);
-        let records = self.clean(&chosen);
-        for (shard, records) in self.shards.iter().zip(&records).filter(|(_, records)| !records.is_empty()) {
-            shard.database.write(records)?;
-        }
+        self.store(&chosen)?;
         chosen.iter().for_each(|&slot| self.cache.drop(slot));
         self.chosen = chosen;
         self.share.update(self.cache.bytes());
+        self.write_out()
+    }
+
+    /// Bounds what the next snapshot has to copy.
+    fn write_out(&mut self) -> Result<(), Fault> {
+        let excess = self.cache.dirty().saturating_sub(self.memory.dirty_keys_max);
+        if excess == 0 || self.is_behind() {
+            return Ok(());
+        }
+        let mut swept = std::mem::take(&mut self.chosen);
+        swept.clear();
+        self.cache.sweep(excess + WRITE_MORE, &mut swept);
+        self.store(&swept)?;
+        self.chosen = swept;
+        Ok(())
+    }
+
+    fn store(&mut self, slots: &[Slot]) -> Result<(), Fault> {
+        let records = self.clean(slots);
+        for (shard, records) in self.shards.iter().zip(&records).filter(|(_, records)| !records.is_empty()) {
+            shard.database.write(records)?;
+        }
         Ok(())
     }
 
@@ -166,7 +187,7 @@ impl Rocks {
         }
         let mut dirty = std::mem::take(&mut self.chosen);
         dirty.clear();
-        self.cache.dirty(&mut dirty);
+        self.cache.sweep(self.cache.dirty(), &mut dirty);
         let records = self.clean(&dirty);
         self.chosen = dirty;
         let job = |(shard, records): (&Shard, Records)| {

@@ -47,9 +47,12 @@ pub(super) struct Cache {
     marks: Vec<u32>,
     /// The slot that eviction looks at next.
     hand: usize,
-    /// Resident keys with the mark `STORED`, with the mark `FORGOTTEN`.
+    /// The slot that writing out looks at next.
+    broom: usize,
+    /// Resident keys with the mark `STORED`, `FORGOTTEN`, `DIRTY`.
     stored: usize,
     forgotten: usize,
+    dirty: usize,
     /// Bytes of keys longer than [`SHORT`].
     long_bytes: usize,
 }
@@ -58,7 +61,7 @@ impl Cache {
     pub fn new(states: &[StateDescriptor]) -> Result<Self, Fault> {
         let rows = Rows::new(states)?;
         let (keys, marks) = (KeyTable::default(), Vec::new());
-        Ok(Self { keys, rows, marks, hand: 0, stored: 0, forgotten: 0, long_bytes: 0 })
+        Ok(Self { keys, rows, marks, hand: 0, broom: 0, stored: 0, forgotten: 0, dirty: 0, long_bytes: 0 })
     }
 
     /// Resident keys that exist, less those that the databases have as well.
@@ -102,8 +105,21 @@ impl Cache {
     #[inline]
     pub fn scatter(&mut self, state: usize, slots: &[Slot], values: &ArrayRef) -> Result<(), Fault> {
         self.rows.scatter(state, slots, values)?;
-        slots.iter().for_each(|&slot| self.marks[slot as usize] |= DIRTY);
+        for &slot in slots {
+            self.set_dirty(slot);
+        }
         Ok(())
+    }
+
+    #[inline(always)]
+    fn set_dirty(&mut self, slot: Slot) {
+        let marks = &mut self.marks[slot as usize];
+        self.dirty += usize::from(*marks & DIRTY == 0);
+        *marks |= DIRTY;
+    }
+
+    pub fn dirty(&self) -> usize {
+        self.dirty
     }
 
     pub fn pin(&mut self, slot: Slot) {
@@ -125,7 +141,8 @@ impl Cache {
                 self.drop(slot);
             } else {
                 // Kept until the databases have removed it: else they would give back what they still have.
-                self.marks[slot as usize] |= FORGOTTEN | DIRTY;
+                self.marks[slot as usize] |= FORGOTTEN;
+                self.set_dirty(slot);
                 self.forgotten += 1;
             }
         }
@@ -156,10 +173,17 @@ impl Cache {
         }
     }
 
-    /// All slots whose values the databases don't have yet.
-    pub fn dirty(&self, slots: &mut Vec<Slot>) {
-        let dirty = self.marks.iter().enumerate().filter(|(_, marks)| **marks & DIRTY > 0);
-        slots.extend(dirty.map(|(slot, _)| slot as Slot));
+    /// Slots whose values the databases don't have yet, `count` of them. Those come first that leave next.
+    pub fn sweep(&mut self, count: usize, slots: &mut Vec<Slot>) {
+        for _ in 0..self.marks.len() {
+            if slots.len() >= count {
+                break;
+            }
+            self.broom = if self.broom + 1 < self.marks.len() { self.broom + 1 } else { 0 };
+            if self.marks[self.broom] & DIRTY > 0 {
+                slots.push(self.broom as Slot);
+            }
+        }
     }
 
     /// Hands a slot's values to the databases, if they are newer. What comes back is as good as stored.
@@ -170,6 +194,7 @@ impl Cache {
         if before & DIRTY == 0 {
             return None;
         }
+        self.dirty -= 1;
         if !self.rows.is_empty(slot) {
             *marks |= STORED;
             let new = before & STORED == 0;
@@ -187,6 +212,7 @@ impl Cache {
         let marks = std::mem::replace(&mut self.marks[slot as usize], 0);
         self.stored -= usize::from(marks & STORED > 0);
         self.forgotten -= usize::from(marks & FORGOTTEN > 0);
+        self.dirty -= usize::from(marks & DIRTY > 0);
         self.long_bytes -= long_bytes(self.keys.key(slot));
         self.rows.clear(slot);
         self.keys.forget(slot);

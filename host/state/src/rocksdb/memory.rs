@@ -3,12 +3,17 @@
 //! Half goes to the caches of keys that stand before RocksDB. Each backend may fill what the others leave, and gives way down to
 //! an equal share when all together have too much. The other half is RocksDB's cache of blocks, to which indexes, filters and
 //! memtables are charged as well; memtables may take half of that, a quarter of all. Not counted: what a snapshot holds while it is
-//! written (its dirty rows, at most as much as the caches), keys that timers pin, and buffers of compactions (a few MiB).
+//! written (its dirty rows, about a third of the caches), keys that timers pin, and buffers of compactions (a few MiB).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rocksdb::{Cache, WriteBufferManager};
+
+/// Keys of one backend whose values RocksDB does not have yet. A snapshot copies them while the worker waits, 1 ms for some 30,000.
+const DIRTY_KEYS_MAX: usize = 1 << 20;
+/// Bytes of cache for each of them, should there be less: a copy takes a third of that.
+const DIRTY_KEY_BYTES: usize = 128;
 
 pub(super) struct Memory {
     /// For keys in caches.
@@ -19,6 +24,7 @@ pub(super) struct Memory {
     pub memtables: WriteBufferManager,
     /// Of one memtable.
     pub memtable_bytes: usize,
+    pub dirty_keys_max: usize,
 }
 
 impl Memory {
@@ -32,7 +38,8 @@ impl Memory {
         let memtables = WriteBufferManager::new_write_buffer_manager_with_cache(bytes / 4, false, blocks.clone());
         let memtable_bytes = (bytes / 8).clamp(1 << 20, 64 << 20);
         let (used, shares) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        Arc::new(Self { cache_bytes, used, shares, blocks, memtables, memtable_bytes })
+        let dirty_keys_max = DIRTY_KEYS_MAX.min(cache_bytes / DIRTY_KEY_BYTES);
+        Arc::new(Self { cache_bytes, used, shares, blocks, memtables, memtable_bytes, dirty_keys_max })
     }
 
     /// A share for one more backend.
