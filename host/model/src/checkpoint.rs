@@ -100,6 +100,9 @@ pub struct NodeManifest {
     /// SHA-256 of the component in hex, empty for built-in ones.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub component: String,
+    /// Types of the key columns, as people write them; empty for nodes whose state says so itself, or that have none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub key: Vec<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub states: Vec<StateManifest>,
 }

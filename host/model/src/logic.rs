@@ -161,6 +161,10 @@ pub trait Logic {
 /// Supplies opened operators: one per node and worker.
 pub trait LogicFactory: Send + Sync {
     fn descriptor(&self) -> &Descriptor;
+    /// SHA-256 in hex of the component that it comes from; empty if it comes from none.
+    fn digest(&self) -> &str {
+        ""
+    }
     /// Errors are the component's own words for a bad configuration, or a trap in `open`.
     fn open(&self, context: &OpenContext) -> Result<Box<dyn Logic>, Fault>;
 }

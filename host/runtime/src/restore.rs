@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use arrow::datatypes::SchemaRef;
-use tidemill_model::checkpoint::{CheckpointStore, Manifest, PartManifest, SplitState};
+use tidemill_model::checkpoint::{CheckpointStore, Manifest, PartManifest, SplitState, StateManifest};
 use tidemill_model::key::groups_of;
 use tidemill_model::limits::KEY_GROUPS;
 use tidemill_model::plan::{NodeKind, Plan};
@@ -55,6 +55,32 @@ impl StartFrom {
                     )));
             }
         }
+        self.check_states(plan)
+    }
+
+    /// Whether each state that is kept is what the operator of the plan takes it for.
+    fn check_states(&self, plan: &Plan) -> Result<(), Fault> {
+        for node in &plan.nodes {
+            let NodeKind::Operator { factory } = &node.kind else { continue };
+            let Some(stored) = self.manifest.nodes.iter().find(|n| n.name == node.name) else { continue };
+            for (before, now) in
+                stored.states.iter().flat_map(|b| factory.about().states.into_iter().map(move |n| (b, n)))
+            {
+                let place = format!("{}.{}", node.name, before.name);
+                if before.name != now.name || before == &now || self.dropped.contains(&place) {
+                    continue;
+                }
+                let message = format!(
+                    "state `{}` was stored as {}, but the operator declares {}",
+                    before.name,
+                    in_words(before),
+                    in_words(&now)
+                );
+                let help =
+                    format!("use the component that wrote it, or give up its values with `--drop-state {place}`");
+                return Err(Fault::config(message).at(&node.name).with_help(help));
+            }
+        }
         Ok(())
     }
 
@@ -76,7 +102,7 @@ impl StartFrom {
     /// What an operator on a worker is to take in; none if there is nothing.
     pub(crate) fn operator(&self, node: &str, worker: usize, workers: usize) -> Option<OperatorState<'_>> {
         let parts: Vec<&PartManifest> = self.parts(node).collect();
-        if parts.is_empty() {
+        if parts.is_empty() || self.dropped.iter().any(|name| name == node) {
             return None;
         }
         let dropped = self.dropped.iter().filter_map(|name| name.strip_prefix(node)?.strip_prefix('.'));
@@ -92,6 +118,11 @@ impl StartFrom {
             )),
         })
     }
+}
+
+fn in_words(state: &StateManifest) -> String {
+    let codec = if state.codec.is_empty() { String::new() } else { format!(" ({})", state.codec) };
+    format!("{}{codec}, version {}", state.data_type, state.version)
 }
 
 /// Name of the dead-letter sink in manifests.

@@ -42,6 +42,10 @@ impl LogicFactory for GuestFactory {
         &self.descriptor
     }
 
+    fn digest(&self) -> &str {
+        self.component.digest()
+    }
+
     fn open(&self, context: &OpenContext) -> Result<Box<dyn Logic>, Fault> {
         let limits = self.limits;
         let state = GuestState::new(&context.node, context.worker, &limits);

@@ -14,7 +14,8 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::row::{RowConverter, SortField};
-use tidemill_model::component::{Descriptor, LogicKind, Port};
+use tidemill_model::checkpoint::{NodeManifest, StateManifest};
+use tidemill_model::component::{Descriptor, LogicKind, Port, StateDescriptor};
 use tidemill_model::fault::OnError;
 use tidemill_model::key::KeyEncoder;
 use tidemill_model::logic::{LogicFactory, OpenContext};
@@ -208,6 +209,22 @@ impl OperatorFactory for Factory {
         let encoder = |(schema, plan): (&SchemaRef, &InputPlan)| KeyEncoder::new(schema, &plan.keys);
         let encoders = self.spec.inputs.iter().zip(&self.inputs).map(encoder).collect::<Result<Vec<_>, _>>()?;
         Ok(Box::new(keyed::Keyed::new(common, logic, state, encoders, key_schema.clone())))
+    }
+
+    fn about(&self) -> NodeManifest {
+        let state = |state: &StateDescriptor| StateManifest {
+            name: state.name.clone(),
+            data_type: type_name(state.field.data_type()),
+            codec: state.codec.clone(),
+            version: state.version,
+        };
+        NodeManifest {
+            operator: self.descriptor.name.clone(),
+            component: self.spec.logic.digest().to_owned(),
+            key: self.key_schema.iter().flat_map(|key| key.fields()).map(|f| type_name(f.data_type())).collect(),
+            states: self.descriptor.states.iter().map(state).collect(),
+            ..NodeManifest::default()
+        }
     }
 
     /// Timers need time, and logic that reads event times is also told the clocks.
