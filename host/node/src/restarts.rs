@@ -55,9 +55,10 @@ mod tests {
 
     #[test]
     fn strategies_decide_as_flinks() {
+        /// Second at which the job fails, and the delay in ms that follows.
+        type Failure = (u64, Option<u64>);
         let s = |seconds: u64| seconds * 1000;
-        // Seconds at which the job fails, and the delays in ms that follow.
-        let cases: &[(RestartStrategy, &[(u64, Option<u64>)])] = &[
+        let cases: &[(RestartStrategy, &[Failure])] = &[
             (RestartStrategy::Never, &[(0, None)]),
             (
                 RestartStrategy::FixedDelay { attempts: 2, delay_ms: 500 },
