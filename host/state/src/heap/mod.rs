@@ -16,7 +16,7 @@ use arrow::array::{ArrayRef, BinaryArray};
 use arrow::row::Rows;
 use tidemill_model::Fault;
 use tidemill_model::component::StateDescriptor;
-use tidemill_model::key::hash_key;
+use tidemill_model::key::{decode_i64, hash_key};
 use tidemill_model::snapshot::{Form, Restore, Snapshot};
 use tidemill_model::state::{Slot, StateBackend, StateBackendFactory, StateContext};
 
@@ -121,10 +121,15 @@ impl StateBackend for Heap {
     fn resolve_bytes(&mut self, keys: &BinaryArray, slots: &mut Vec<Slot>) -> Result<(), Fault> {
         slots.clear();
         let before = self.keys.len();
-        let added = keys.iter().map(Option::unwrap_or_default).try_for_each(|key| {
-            slots.push(self.keys.slot(key, hash_key(key))?);
-            Ok(())
-        });
+        let integers: Option<Vec<i64>> = keys.iter().map(|key| decode_i64(key?)).collect();
+        let added = match integers {
+            // Together they are looked up several times as fast.
+            Some(integers) => self.keys.slots_of_i64(&integers, slots),
+            None => keys.iter().map(Option::unwrap_or_default).try_for_each(|key| {
+                slots.push(self.keys.slot(key, hash_key(key))?);
+                Ok(())
+            }),
+        };
         self.grow(before);
         added
     }
