@@ -4,7 +4,7 @@
 //! request that fails leaves the job as it was.
 
 use std::io::{BufRead, BufReader, Write};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
@@ -194,8 +194,12 @@ impl ControlSocket {
     /// Answers requests on threads of its own.
     pub fn serve(pipeline: &str, desk: &Arc<Desk>) -> anyhow::Result<Self> {
         let folder = folder();
-        // A folder of another user, made in advance, is none that one may put a socket into.
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
+        // Among temporary files another user may have made it in advance, to answer in our place.
+        let (owner, we) = (std::fs::metadata(&folder)?.uid(), std::fs::metadata("/proc/self")?.uid());
+        if owner != we {
+            bail!("`{}` belongs to another user", folder.display());
+        }
         let path = folder.join(format!("{pipeline}.{}.sock", std::process::id()));
         let _ = std::fs::remove_file(&path);
         let listener = UnixListener::bind(&path).with_context(|| format!("cannot listen at `{}`", path.display()))?;

@@ -89,15 +89,19 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         }
         Ok(durable) => {
             // Only what can be asked for something listens.
-            let _socket = match &durable {
-                Some(_) => Some(ControlSocket::serve(&loaded.plan.name, &runner.desk)?),
-                None => None,
-            };
+            let _socket = durable.as_ref().and_then(|_| listen(&loaded.plan.name, &runner.desk));
             runner.run(&loaded.plan, workers, durable.as_ref(), args.from.clone())
         }
     };
     runner.desk.ended();
     ended
+}
+
+/// A job that can't be asked for something runs nevertheless.
+fn listen(pipeline: &str, desk: &Arc<Desk>) -> Option<ControlSocket> {
+    let socket = ControlSocket::serve(pipeline, desk);
+    let lost = |error| note(format_args!("this run can't be asked for savepoints or a stop by name: {error:#}"));
+    socket.map_err(lost).ok()
 }
 
 /// Runs a job, and runs it again when it has failed.

@@ -69,7 +69,7 @@ pub(crate) enum Reached {
     /// By all parts; what they said.
     All(Vec<Part>),
     /// Not in time; one of the parts that are missing. What was said until now is not lost: it goes into the next one.
-    Late(Option<PartId>),
+    Late(PartId),
     /// The job is over or has failed.
     Ended,
 }
@@ -165,7 +165,7 @@ impl Barriers {
             return Reached::Ended;
         }
         if let Some(&late) = state.waiting.first() {
-            return Reached::Late(Some(late));
+            return Reached::Late(late);
         }
         self.tick.store(NONE, Ordering::Release);
         state.pending = None;

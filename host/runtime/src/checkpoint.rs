@@ -187,8 +187,7 @@ impl Checkpointer {
         match self.shared.barriers.wait(timeout) {
             Reached::All(parts) => Ok(parts),
             Reached::Ended => Err(None),
-            Reached::Late(who) => {
-                let (node, worker) = who.unwrap_or_default();
+            Reached::Late((node, worker)) => {
                 let name = self.node_name(node);
                 let message = format!("no snapshot after {} s", began.elapsed().as_secs());
                 let help = "something below it takes rows too slowly: see which node is busy, or raise `timeout`";

@@ -1,6 +1,8 @@
 //! What S3 answers when it refuses, in words, with what to do.
 
-use aws_sdk_s3::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
+use std::error::Error;
+
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use tidemill_model::Fault;
 
 /// Knows where the store is.
@@ -28,7 +30,7 @@ impl Faults {
         });
         let text = match error.message() {
             Some(message) => message.to_owned(),
-            None => DisplayErrorContext(&error).to_string(),
+            None => with_causes(&error),
         };
         self.coded(action, name, &code, &text)
     }
@@ -63,7 +65,7 @@ impl Faults {
             _ if text.contains("redentials") => {
                 "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or run where there is a role".into()
             }
-            _ => "see whether the server can be reached from here: its address is that of AWS, or AWS_ENDPOINT_URL".into(),
+            _ => "see whether the server can be reached from here: its address is `endpoint`, AWS_ENDPOINT_URL, or that of AWS".into(),
         }
     }
 }
@@ -71,4 +73,15 @@ impl Faults {
 /// Reports of the SDK have debug output behind.
 fn first_line(text: &str) -> &str {
     text.lines().next().unwrap_or_default().split(" (SdkError").next().unwrap_or_default().trim_end()
+}
+
+/// The error and what caused it: by itself it says "dispatch failure".
+fn with_causes(error: &dyn Error) -> String {
+    let (mut text, mut cause) = (error.to_string(), error.source());
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
 }
