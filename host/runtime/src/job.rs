@@ -259,7 +259,8 @@ fn supervise(shared: &Arc<Shared>, checkpointer: Option<&Checkpointer>) {
         None => end_sinks(shared),
         Some(_) if shared.is_aborted() => {}
         Some(checkpointer) => {
-            if let Err(fault) = checkpointer.end() {
+            let stopped = shared.stop_at.load(Ordering::SeqCst) != u64::MAX;
+            if let Err(fault) = checkpointer.end(stopped) {
                 shared.fail(fault);
             }
         }
