@@ -296,21 +296,18 @@ impl Checkpointer {
         }
     }
 
-    /// The job's input has ended and all parts have left: the last manifest, the last commit, and nothing to come back to.
-    pub fn end(&self) -> Result<(), Fault> {
+    /// The job's input has ended and all parts have left: the last manifest, the last commit. The manifest stays, so that
+    /// whoever starts the job once more (it may have been killed just behind its commit) finds it done. `stopped`: someone
+    /// asked for the end and wants nothing to come back to.
+    pub fn end(&self, stopped: bool) -> Result<(), Fault> {
         self.keeper.remember(self.shared.barriers.take_last());
         let id = self.shared.checkpoints().next_id.fetch_add(1, Ordering::SeqCst);
         let others = self.shared.leader().map(|leader| leader.prepared()).unwrap_or_default();
         self.publish(id, &Purpose::End, false, others)?;
-        self.forget_checkpoints();
-        Ok(())
-    }
-
-    /// Removes all checkpoints; savepoints stay.
-    pub fn forget_checkpoints(&self) {
-        if let Err(fault) = self.durability.store.retain(0) {
+        if let Err(fault) = self.durability.store.retain(usize::from(!stopped)) {
             tracing::warn!("checkpoints of a job that has ended stay: {fault}");
         }
+        Ok(())
     }
 }
 

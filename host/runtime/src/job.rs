@@ -330,7 +330,7 @@ fn lead(leader: &Leader, shared: &Arc<Shared>, keeper: &Keeper, checkpointer: Op
     leader.attend(shared, || {
         supervise(shared, keeper, checkpointer);
         if !shared.is_aborted() {
-            leader.order(&Order::Finish);
+            leader.finish();
         }
     });
 }
@@ -394,7 +394,8 @@ fn supervise(shared: &Arc<Shared>, keeper: &Keeper, checkpointer: Option<&Checkp
         None => end_sinks(shared, keeper),
         Some(_) if shared.is_aborted() => {}
         Some(checkpointer) => {
-            if let Err(fault) = checkpointer.end() {
+            let stopped = shared.stop_at.load(Ordering::SeqCst) != u64::MAX;
+            if let Err(fault) = checkpointer.end(stopped) {
                 shared.fail(fault);
             }
         }

@@ -243,15 +243,17 @@ impl Follower {
     }
 
     fn lose(&self, shared: &Shared, why: &dyn std::fmt::Display) {
-        if !self.over.load(Ordering::SeqCst) {
+        // After its last word it may hang up.
+        if self.hear_last(Last::Silence) == Last::Silence {
             shared.fail(leader_lost(why));
         }
-        self.hear_last(Last::Silence);
     }
 
-    fn hear_last(&self, last: Last) {
-        self.last.lock().expect("no panic while held").get_or_insert(last);
+    /// The first word about the end counts; returns that.
+    fn hear_last(&self, last: Last) -> Last {
+        let first = *self.last.lock().expect("no panic while held").get_or_insert(last);
         self.said.notify_all();
+        first
     }
 
     fn listen(&self, shared: &Shared, mut from: BufReader<&Wire>, tasks: &Sender<Task>) {
@@ -291,7 +293,9 @@ impl Follower {
                 shared.halt();
                 self.hear_last(Last::Halt);
             }
-            Order::Finish => self.hear_last(Last::Finish),
+            Order::Finish => {
+                self.hear_last(Last::Finish);
+            },
         }
     }
 

@@ -9,10 +9,11 @@ use std::io::{Read, Write};
 use std::time::Duration;
 
 use hmac::{Hmac, KeyInit, Mac};
-use hmac_sha2::Sha256;
+use hmac_sha2::{Digest, Sha256};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use tidemill_model::Fault;
+use tidemill_model::plan::{Node, NodeKind};
+use tidemill_model::{Fault, Plan};
 
 use super::wire::Wire;
 
@@ -45,6 +46,18 @@ pub struct Identity {
     pub file: String,
     /// Node and SHA-256 of its component.
     pub components: Vec<(String, String)>,
+}
+
+impl Identity {
+    /// `file`: the text of the pipeline file, as it is.
+    pub fn new(plan: &Plan, file: &[u8]) -> Self {
+        let component = |node: &Node| match &node.kind {
+            NodeKind::Operator { factory } => Some((node.name.clone(), factory.about().component)),
+            NodeKind::Source { .. } | NodeKind::Sink { .. } => None,
+        };
+        let components = plan.nodes.iter().filter_map(component).filter(|(_, digest)| !digest.is_empty());
+        Self { pipeline: plan.name.clone(), file: hex(&Sha256::digest(file)), components: components.collect() }
+    }
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]

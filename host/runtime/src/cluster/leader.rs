@@ -41,7 +41,9 @@ pub(crate) struct Leader {
     queues: Mutex<Vec<Receiver<Order>>>,
     heard: Mutex<Heard>,
     changed: Condvar,
-    /// The job has ended, well or at a checkpoint: connections may end.
+    /// All is done and committed: the others may hang up.
+    finished: AtomicBool,
+    /// Nothing will be ordered any more.
     over: AtomicBool,
 }
 
@@ -71,6 +73,7 @@ impl Leader {
             queues: Mutex::new(queues),
             heard: Mutex::new(Heard { base, ..Heard::default() }),
             changed: Condvar::new(),
+            finished: AtomicBool::new(false),
             over: AtomicBool::new(false),
         })
     }
@@ -92,6 +95,12 @@ impl Leader {
             // Who is not there any more has been noticed.
             let _ = queue.send(order.clone());
         }
+    }
+
+    /// The job has ended well.
+    pub fn finish(&self) {
+        self.finished.store(true, Ordering::SeqCst);
+        self.order(&Order::Finish);
     }
 
     /// Whoever waits for others shall look whether the job has failed.
@@ -157,7 +166,7 @@ impl Leader {
     }
 
     fn lose(&self, shared: &Shared, process: usize, why: &dyn std::fmt::Display) {
-        if !self.over.load(Ordering::SeqCst) && !shared.is_aborted() {
+        if !self.finished.load(Ordering::SeqCst) && !shared.is_aborted() {
             shared.fail(Fault::io(format!("process {process} was lost: {why}")));
         }
     }
@@ -188,7 +197,10 @@ impl Leader {
             Report::Numbers { nodes, first_row_ns } => return shared.metrics.take_in(nodes, first_row_ns),
             Report::Failed(told) => {
                 drop(heard);
-                return shared.fail(told.into());
+                if !self.finished.load(Ordering::SeqCst) {
+                    shared.fail(told.into());
+                }
+                return;
             }
             // Of a barrier that has come to nothing.
             Report::Frozen { .. }
