@@ -130,14 +130,21 @@ impl Cluster {
     pub fn of_children(plan: &Plan, file: &Path, silence: Duration) -> Result<Self, Fault> {
         let secret = random_secret()?;
         let identity = identity(plan, file)?;
-        let options = GateOptions { identity, process: 0, address: HERE.to_string(), secret: secret.clone(), tls: None };
+        let options =
+            GateOptions { identity, process: 0, address: HERE.to_string(), secret: secret.clone(), tls: None };
         let gate = Arc::new(Gate::open(options)?);
         let children = Children { file: file.to_owned(), leader: gate.address(), secret, running: Vec::new() };
         Ok(Self { gate, crew: Crew::Children(children), silence })
     }
 
     /// Processes that others start.
-    pub fn of_hosts(args: &HostsArgs, hosts: &Path, plan: &Plan, file: &Path, silence: Duration) -> Result<Self, Fault> {
+    pub fn of_hosts(
+        args: &HostsArgs,
+        hosts: &Path,
+        plan: &Plan,
+        file: &Path,
+        silence: Duration,
+    ) -> Result<Self, Fault> {
         let (gate, addresses) = args.open(hosts, 0, plan, file)?;
         Ok(Self { gate: Arc::new(gate), crew: Crew::Hosts(addresses), silence })
     }
@@ -201,7 +208,8 @@ impl Children {
         for index in 0..wanted {
             if self.running.get_mut(index).is_none_or(|running| !running.is_alive()) {
                 let process = index + 1;
-                let child = self.start(process).map_err(|e| Fault::io(format!("cannot start process {process}: {e}")))?;
+                let child =
+                    self.start(process).map_err(|e| Fault::io(format!("cannot start process {process}: {e}")))?;
                 match self.running.get_mut(index) {
                     Some(dead) => *dead = child,
                     None => self.running.push(child),

@@ -194,7 +194,9 @@ impl Desk {
         }
         match state.ended {
             true => Answer::from(Fault::config("the job has ended instead")),
-            false => Answer::Rescaled { workers, processes: next.processes, took_ms: began.elapsed().as_millis() as u64 },
+            false => {
+                Answer::Rescaled { workers, processes: next.processes, took_ms: began.elapsed().as_millis() as u64 }
+            }
         }
     }
 }

@@ -268,9 +268,11 @@ impl Runner {
 fn origin(manifest: &Manifest) -> String {
     let id = manifest.id;
     match &manifest.purpose {
-        Purpose::End => "an earlier run has read all input, what it wrote is committed: there is nothing left to do (`--from none` \
+        Purpose::End => {
+            "an earlier run has read all input, what it wrote is committed: there is nothing left to do (`--from none` \
                          starts from the beginning)"
-            .into(),
+                .into()
+        }
         Purpose::Savepoint { name } => format!("starting from savepoint `{name}`"),
         Purpose::Checkpoint => format!("going on from checkpoint {id} (`--from none` starts from the beginning)"),
     }

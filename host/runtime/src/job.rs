@@ -3,8 +3,8 @@
 
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -88,7 +88,8 @@ pub(crate) struct Setup {
 
 impl Shared {
     pub fn new(setup: Setup) -> Result<Self, Fault> {
-        let Setup { plan, process, local, workers, barriers, splits, from, phases, checkpoints, start_ms, team } = setup;
+        let Setup { plan, process, local, workers, barriers, splits, from, phases, checkpoints, start_ms, team } =
+            setup;
         Ok(Self {
             edge_bytes: plan.edge_bytes(local.len())?,
             metrics: JobMetrics::new(&plan, &splits, workers),

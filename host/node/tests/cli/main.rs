@@ -1,6 +1,7 @@
 //! The program `tidemill` as its users meet it: a process, real files, signals, pipes.
 
 mod cases;
+mod cluster;
 mod components;
 mod disk;
 mod durable;

@@ -108,8 +108,13 @@ enum Last {
 
 /// For the thread that stores and commits.
 enum Task {
-    Barrier { number: u64, base: Option<u64> },
-    Commit { number: u64 },
+    Barrier {
+        number: u64,
+        base: Option<u64>,
+    },
+    Commit {
+        number: u64,
+    },
     /// All input has ended.
     End,
 }
@@ -295,7 +300,7 @@ impl Follower {
             }
             Order::Finish => {
                 self.hear_last(Last::Finish);
-            },
+            }
         }
     }
 

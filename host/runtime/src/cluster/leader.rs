@@ -213,11 +213,7 @@ impl Leader {
     }
 
     /// Waits until all others have answered; what they said. None: the job has failed or was ended.
-    fn answers<T: Clone>(
-        &self,
-        shared: &Shared,
-        of: impl Fn(&Heard) -> &BTreeMap<usize, T>,
-    ) -> Option<Vec<T>> {
+    fn answers<T: Clone>(&self, shared: &Shared, of: impl Fn(&Heard) -> &BTreeMap<usize, T>) -> Option<Vec<T>> {
         let mut heard = self.lock();
         while of(&heard).len() < self.team.members.len() {
             if shared.is_aborted() {

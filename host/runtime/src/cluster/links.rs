@@ -83,7 +83,14 @@ impl Mesh {
         let gone = Arc::new(Gone::default());
         let link = |(process, wire): (usize, &Option<Wire>)| {
             let wire = wire.clone()?;
-            Some(Link { wire, process, gone: gone.clone(), shared: shared.clone(), said: Said::default(), broken: false })
+            Some(Link {
+                wire,
+                process,
+                gone: gone.clone(),
+                shared: shared.clone(),
+                said: Said::default(),
+                broken: false,
+            })
         };
         let links: Vec<Option<Link>> = self.data.iter().enumerate().map(link).collect();
         match start(links, shared, ledger) {
@@ -272,7 +279,8 @@ mod tests {
 
     #[test]
     fn the_last_message_is_told_from_zeros_however_it_is_cut() {
-        let header = |length| MessageHeader { channel: 3, source: 1, target_lower: 0, target_upper: 1, length, seqno: 9 };
+        let header =
+            |length| MessageHeader { channel: 3, source: 1, target_lower: 0, target_upper: 1, length, seqno: 9 };
         let mut stream = Vec::new();
         for length in [1, 200, 48] {
             header(length).write_to(&mut stream).unwrap();

@@ -120,14 +120,8 @@ pub(crate) struct Told {
     help: Option<String>,
 }
 
-const KINDS: [FaultKind; 6] = [
-    FaultKind::Data,
-    FaultKind::Component,
-    FaultKind::Config,
-    FaultKind::Io,
-    FaultKind::Closed,
-    FaultKind::Internal,
-];
+const KINDS: [FaultKind; 6] =
+    [FaultKind::Data, FaultKind::Component, FaultKind::Config, FaultKind::Io, FaultKind::Closed, FaultKind::Internal];
 
 impl From<Fault> for Told {
     fn from(fault: Fault) -> Self {
