@@ -10,7 +10,7 @@ use crate::support::{EVIL, Ended, Folder, Running};
 const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Numbers from 1 on, counted in windows by key.
-fn numbers(rows: u64, rate: &str, checkpoints: &str) -> String {
+pub fn numbers(rows: u64, rate: &str, checkpoints: &str) -> String {
     format!(
         "name: numbers
 {checkpoints}
@@ -26,18 +26,18 @@ sinks:
     )
 }
 
-const STORED: &str = "checkpoints: { store: store, interval: 50ms }";
-const SLOWLY: &str = "rate: 20000,";
+pub const STORED: &str = "checkpoints: { store: store, interval: 50ms }";
+pub const SLOWLY: &str = "rate: 20000,";
 
-fn tidemill(arguments: &str) -> String {
+pub fn tidemill(arguments: &str) -> String {
     format!("export XDG_RUNTIME_DIR=$PWD TIDEMILL_LOG=warn; exec tidemill {arguments}")
 }
 
-fn start(folder: &Folder, arguments: &str) -> Running {
+pub fn start(folder: &Folder, arguments: &str) -> Running {
     Running::start(folder.shell(&tidemill(arguments)))
 }
 
-fn well(ended: &Ended) {
+pub fn well(ended: &Ended) {
     assert_eq!(ended.code(), 0, "{ended:?}");
 }
 
@@ -49,7 +49,7 @@ fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
     }
 }
 
-fn is_complete(folder: &Folder, rows: u64) {
+pub fn is_complete(folder: &Folder, rows: u64) {
     let mut ids: Vec<u64> =
         folder.rows("out").iter().map(|row| row.split(',').next().unwrap().parse().unwrap()).collect();
     ids.sort_unstable();
@@ -77,7 +77,7 @@ fn kill(process: u32) {
     assert!(sent.success());
 }
 
-fn until_checkpoint(folder: &Folder) {
+pub fn until_checkpoint(folder: &Folder) {
     let status = tidemill("status numbers").replace("exec ", "");
     wait_for("a checkpoint", || {
         folder
@@ -412,7 +412,13 @@ fn a_certificate_is_for_one_host() {
     let tls = "--tls-cert other-cert.pem --tls-key other-key.pem --tls-ca other-ca.pem";
     let leader = start(&folder, &format!("{LEAD} {tls}"));
     let mut worker = start(&folder, &format!("{WORK} {tls}"));
-    let said = worker.note();
+    let said = loop {
+        let said = worker.note();
+        // The leader may not be there yet.
+        if !said.starts_with("waiting for the leader: cannot reach") {
+            break said;
+        }
+    };
     assert!(said.contains("no encrypted connection: ") && said.contains("certificate"), "{said}");
     assert_eq!(worker.end().code(), 1);
     leader.signal("INT");

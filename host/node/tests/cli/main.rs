@@ -6,5 +6,6 @@ mod components;
 mod disk;
 mod durable;
 mod interrupts;
+mod network;
 mod reports;
 mod support;

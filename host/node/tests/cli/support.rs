@@ -145,6 +145,16 @@ impl Running {
         self.stderr.next().expect("another line")
     }
 
+    /// The next line on standard error that begins so.
+    pub fn note_of(&mut self, beginning: &str) -> String {
+        loop {
+            let line = self.note();
+            if line.starts_with(beginning) {
+                return line;
+            }
+        }
+    }
+
     /// Sends a signal (`INT`) to the process.
     pub fn signal(&self, name: &str) {
         kill(name, &self.child.id().to_string());
