@@ -169,7 +169,17 @@ impl Running {
             panic!("hangs; stdout:\n{}\nstderr:\n{}", self.stdout.heard, self.stderr.heard);
         }
         let status = self.child.wait().unwrap();
-        Ended { status, stdout: self.stdout.heard, stderr: self.stderr.heard }
+        Ended { status, stdout: std::mem::take(&mut self.stdout.heard), stderr: std::mem::take(&mut self.stderr.heard) }
+    }
+}
+
+impl Drop for Running {
+    /// A test that has failed leaves no process behind.
+    fn drop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(None)) {
+            kill("KILL", &format!("-{}", self.child.id()));
+            let _ = self.child.wait();
+        }
     }
 }
 
