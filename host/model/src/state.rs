@@ -43,6 +43,13 @@ pub trait StateBackend: Send {
     fn keys(&self) -> usize;
     /// `resolve` for keys by their bytes, as `key` gave them out.
     fn resolve_bytes(&mut self, keys: &BinaryArray, slots: &mut Vec<Slot>) -> Result<(), Fault>;
+    /// From now on it holds these states, between two calls. One that it had, with the same name and version, keeps its values;
+    /// others start empty; the values of those that are not among them are given up. Types of what is kept stay.
+    fn redescribe(&mut self, states: &[StateDescriptor]) -> Result<(), Fault>;
+    /// Slots of some keys that have a value of `state`, about `count`, resolved as for a call: they are to be released. `place` is
+    /// where the walk stands, empty at its beginning. False: that were all. Keys that get a value while the walk goes on may be
+    /// missed, others not.
+    fn walk(&mut self, state: usize, place: &mut Vec<u8>, count: usize, slots: &mut Vec<Slot>) -> Result<bool, Fault>;
     /// Freezes all values. Tables are named [`table_name`] and have the columns of [`table_schema`]; a key without a value
     /// has no row. Native files are the backend's own.
     fn snapshot(&mut self, form: Form) -> Result<Snapshot, Fault>;
@@ -61,9 +68,15 @@ pub struct StateContext<'a> {
     pub states: &'a [StateDescriptor],
 }
 
-/// The snapshot table of a state.
+/// The snapshot table of a state: `state/NAME@VERSION`. While values are migrated a state has a table for either version.
 pub fn table_name(state: &StateDescriptor) -> String {
-    format!("state/{}", state.name)
+    format!("state/{}@{}", state.name, state.version)
+}
+
+/// Name and version of the state whose table has this name; none if it is no state's.
+pub fn state_of_table(table: &str) -> Option<(&str, u32)> {
+    let (name, version) = table.strip_prefix("state/")?.rsplit_once('@')?;
+    Some((name, version.parse().ok()?))
 }
 
 /// Columns of a state's table: key group, key (binary), value; version and codec as metadata.

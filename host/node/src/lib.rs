@@ -15,3 +15,4 @@ pub mod restarts;
 pub mod run;
 pub mod summary;
 pub mod terminal;
+pub mod upgrade;

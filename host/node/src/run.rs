@@ -88,8 +88,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
             ))
         }
         Ok(durable) => {
-            // Only what can be asked for something listens.
-            let _socket = durable.as_ref().and_then(|_| listen(&loaded.plan.name, &runner.desk));
+            let _socket = listen(&loaded.plan.name, &runner.desk, durable.is_some());
             runner.run(&loaded.plan, workers, durable.as_ref(), args.from.clone())
         }
     };
@@ -97,11 +96,14 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     ended
 }
 
-/// A job that can't be asked for something runs nevertheless.
-fn listen(pipeline: &str, desk: &Arc<Desk>) -> Option<ControlSocket> {
-    let socket = ControlSocket::serve(pipeline, desk);
-    let lost = |error| note(format_args!("this run can't be asked for savepoints or a stop by name: {error:#}"));
-    socket.map_err(lost).ok()
+/// A job that can't be asked for something runs nevertheless. One without checkpoints has little to be asked for.
+fn listen(pipeline: &str, desk: &Arc<Desk>, durable: bool) -> Option<ControlSocket> {
+    let lost = |error| {
+        if durable {
+            note(format_args!("this run can't be asked for savepoints or a stop by name: {error:#}"));
+        }
+    };
+    ControlSocket::serve(pipeline, desk).map_err(lost).ok()
 }
 
 /// Runs a job, and runs it again when it has failed.
@@ -127,24 +129,30 @@ impl Runner {
         let mut restarts = Restarts::new(strategy);
         let mut from = from.unwrap_or(From::Latest);
         let mut has_run = false;
+        let mut plan = plan.clone();
         loop {
             let before_job = self.began.elapsed();
-            let outcome = match self.start(plan, workers, durable, &from) {
+            let mut control = None;
+            let outcome = match self.start(&plan, workers, durable, &from) {
                 // What is wrong with the first start, or with what is stored, no other attempt mends.
                 Err(fault) if !has_run || fault.kind == FaultKind::Data => return Ok(failed(&fault)),
                 Err(fault) => Err(fault),
                 Ok(job) => {
                     has_run = true;
                     self.desk.started(&plan.name, job.control(), workers);
-                    if !watch(&job, &self.signals, self.quiet, plan) {
+                    if !watch(&job, &self.signals, self.quiet, &plan) {
                         return Ok(interrupted());
                     }
                     let first_row = first_row_ms(&job).map(|ms| ms + before_job.as_secs_f64() * 1e3);
-                    let control = job.control();
-                    job.wait().map(|done| (done, first_row, control))
+                    let of_job = control.insert(job.control()).clone();
+                    job.wait().map(|done| (done, first_row, of_job))
                 }
             };
             let rescaled = self.desk.paused();
+            let mut back = Vec::new();
+            if let Some(control) = control {
+                (plan, back) = control.plan_for_restart();
+            }
             let fault = match outcome {
                 Ok((done, _, _)) if done.ending == Ending::Halted && rescaled.is_some() => {
                     workers = rescaled.unwrap_or(workers);
@@ -162,6 +170,11 @@ impl Runner {
                 "error: {fault}\nstarting again from the last checkpoint in {:.1} s",
                 delay.as_secs_f64()
             ));
+            for name in back {
+                note(format_args!(
+                    "operator {name} goes back to its earlier component: no checkpoint knows the new one"
+                ));
+            }
             if !self.pause(delay) {
                 return Ok(failed(&fault));
             }
@@ -212,9 +225,11 @@ impl Runner {
 fn origin(manifest: &Manifest) -> String {
     let id = manifest.id;
     match &manifest.purpose {
-        Purpose::End => "an earlier run has read all input, what it wrote is committed: there is nothing left to do (`--from none` \
+        Purpose::End => {
+            "an earlier run has read all input, what it wrote is committed: there is nothing left to do (`--from none` \
                          starts from the beginning)"
-            .into(),
+                .into()
+        }
         Purpose::Savepoint { name } => format!("starting from savepoint `{name}`"),
         Purpose::Checkpoint => format!("going on from checkpoint {id} (`--from none` starts from the beginning)"),
     }

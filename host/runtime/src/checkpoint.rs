@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use tidemill_model::Fault;
 use tidemill_model::checkpoint::{
-    CheckpointOptions, CheckpointStore, FORMAT_VERSION, Manifest, NodeManifest, PartManifest, Purpose,
+    CheckpointOptions, CheckpointStore, FORMAT_VERSION, Manifest, NodeManifest, PartManifest, Purpose, StateManifest,
 };
 use tidemill_model::limits::KEY_GROUPS;
 use tidemill_model::plan::NodeKind;
@@ -153,6 +153,7 @@ impl Checkpointer {
 
     /// One checkpoint or savepoint from its barrier to its commit. `Err(None)`: the job ended before.
     fn take(&self, purpose: &Purpose, stop: bool) -> Result<Taken, Option<Fault>> {
+        let _turn = self.shared.turn();
         let began = Instant::now();
         let checkpoints = self.shared.checkpoints();
         let id = {
@@ -264,6 +265,7 @@ impl Checkpointer {
         let Content::State(now, snapshot) = part.content else { return Ok((manifest, 0)) };
         manifest.watermark = Some(now.watermark);
         manifest.processing_ms = Some(now.processing_ms);
+        manifest.states = snapshot.states.iter().map(StateManifest::of).collect();
         let mut written = 0;
         for table in snapshot.tables {
             let (stored, bytes) = self.durability.store.write_table(table)?;
@@ -319,12 +321,19 @@ impl Checkpointer {
     fn manifest(&self, id: u64, purpose: Purpose, parts: Vec<PartManifest>) -> Manifest {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let plan = &self.shared.plan;
-        let node = |node: &tidemill_model::plan::Node| {
-            let (kind, about) = match &node.kind {
-                NodeKind::Source { .. } => ("source", NodeManifest::default()),
-                NodeKind::Operator { factory } => ("operator", factory.about()),
-                NodeKind::Sink { .. } => ("sink", NodeManifest::default()),
+        let node = |(id, node): (usize, &tidemill_model::plan::Node)| {
+            let kind = match &node.kind {
+                NodeKind::Source { .. } => "source",
+                NodeKind::Operator { .. } => "operator",
+                NodeKind::Sink { .. } => "sink",
             };
+            let mut about = self.shared.factory(id).map_or_else(NodeManifest::default, |factory| factory.about());
+            // While values are migrated there are more states than the operator declares.
+            for state in parts.iter().filter(|part| part.node == node.name).flat_map(|part| &part.states) {
+                if !about.states.contains(state) {
+                    about.states.push(state.clone());
+                }
+            }
             NodeManifest { name: node.name.clone(), kind: kind.into(), ..about }
         };
         Manifest {
@@ -336,7 +345,7 @@ impl Checkpointer {
             created_ms: now.as_millis() as i64,
             workers: self.shared.workers,
             key_groups: KEY_GROUPS,
-            nodes: plan.nodes.iter().map(node).collect(),
+            nodes: plan.nodes.iter().enumerate().map(node).collect(),
             parts,
         }
     }

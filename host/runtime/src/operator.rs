@@ -7,12 +7,14 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use tidemill_model::dead::{self, DeadRow};
 use tidemill_model::key::{KeyEncoder, Partitioner};
 use tidemill_model::plan::{Edge, Exchange, TickMode};
+use tidemill_model::snapshot::Form;
 use tidemill_model::time::{Now, WatermarkTracker};
 use tidemill_model::{Batch, Collector, Fault, Operator, Progress};
 use timely::communication::Pull;
@@ -32,6 +34,8 @@ use crate::control::ControlMsg;
 use crate::exchange::{ByKey, RoundRobin};
 use crate::flow::Gauge;
 use crate::frame::{Rows, RowsBuilder};
+use crate::shadow::{Shadow, Tell, Told};
+use crate::swap::{Swap, Verdict};
 use crate::worker::{ControlStream, EdgeFault, RowStream, WorkerContext};
 
 /// Longest time in one activation: other operators and progress tracking want their turn.
@@ -122,6 +126,7 @@ pub fn operator<'s>(
     let (outs, streams): (Vec<_>, Vec<_>) = (0..=plan.nodes[node].outputs.len()).map(|_| builder.new_output()).unzip();
     let activator = scope.activator_for(builder.operator_info().address);
     let context = context.clone();
+    context.wakers.borrow_mut().push((node, scope.activator_for(builder.operator_info().address)));
     builder.build(move |caps| {
         let strict = uses_time && context.shared.plan.options.ticks == TickMode::Batch;
         let mut state = OperatorState {
@@ -134,6 +139,9 @@ pub fn operator<'s>(
             faults,
             queue: BTreeMap::new(),
             held: VecDeque::new(),
+            trial: None,
+            shadow: None,
+            repeat: VecDeque::new(),
             passed: 0,
             has_left: false,
             strict,
@@ -210,6 +218,12 @@ struct OperatorState {
     queue: BTreeMap<u64, VecDeque<Waiting>>,
     /// Rows behind a barrier that this operator has not passed, with their ticks.
     held: VecDeque<(u64, Waiting)>,
+    /// New logic that may have to go.
+    trial: Option<Trial>,
+    /// Told of each call and of what came out.
+    shadow: Option<(Arc<Shadow>, Tell)>,
+    /// Calls that the logic from before a trial has still to do.
+    repeat: VecDeque<Call>,
     /// Number of the barrier that was passed last.
     passed: u64,
     has_left: bool,
@@ -221,6 +235,32 @@ struct OperatorState {
     unfinished: Option<Option<Vec<Capability<u64>>>>,
     activator: Activator,
 }
+
+/// One call of the operator, and the time at which it may send.
+#[derive(Clone)]
+struct Call {
+    what: What,
+    caps: Vec<Capability<u64>>,
+}
+
+#[derive(Clone)]
+enum What {
+    Batch(usize, Batch),
+    Time(Now),
+}
+
+/// The first calls of new logic.
+struct Trial {
+    swap: Arc<Swap>,
+    calls: Vec<Call>,
+    /// What they emitted, held back.
+    emitted: Vec<(Vec<Capability<u64>>, Buffer)>,
+    /// One has failed: no more are made.
+    has_failed: bool,
+}
+
+/// Calls after which a trial waits for the verdict.
+const TRIAL_CALLS_MAX: usize = 64;
 
 /// Whether there is something left to do.
 enum Turn {
@@ -293,14 +333,51 @@ impl OperatorState {
                 return Err(fault);
             }
         }
-        if !self.sender.gauge.has_room() {
-            return Ok(if self.has_work(frontier) { Turn::Blocked } else { Turn::Idle });
+        if self.context.shared.swapping().is_some_and(|node| node == self.sender.node) || self.trial.is_some() {
+            if self.shadow.as_ref().is_some_and(|(shadow, _)| shadow.is_over()) {
+                self.shadow = None;
+            }
+            if self.unfinished.is_none() {
+                self.shadow()?;
+            }
+            if (self.unfinished.is_none() || self.trial.is_some())
+                && let Some(turn) = self.swap()?
+            {
+                return Ok(turn);
+            }
         }
+        match &self.trial {
+            // What is held back takes no room below, and is bounded by the number of calls.
+            Some(trial) if trial.has_failed || trial.calls.len() >= TRIAL_CALLS_MAX => Ok(Turn::Idle),
+            Some(trial) if !trial.swap.begin_call(self.context.worker) => Ok(Turn::Worked),
+            Some(_) => {
+                let turn = self.call(frontier);
+                self.on_trial(turn)
+            }
+            None if self.sender.gauge.has_room() => self.call(frontier),
+            None => Ok(if self.has_work(frontier) { Turn::Blocked } else { Turn::Idle }),
+        }
+    }
+
+    /// The next call, if there is one to make.
+    fn call(&mut self, frontier: Option<u64>) -> Result<Turn, Fault> {
         if let Some(caps) = self.unfinished.take() {
             let progress = self.operator.resume(&mut self.sender.buffer)?;
             return self.sent(caps, progress);
         }
+        if let Some(Call { what, caps }) = self.repeat.pop_front() {
+            let progress = match what {
+                What::Batch(input, batch) => self.operator.on_batch(input, batch, &mut self.sender.buffer)?,
+                What::Time(now) => self.operator.on_time(now, &mut self.sender.buffer)?,
+            };
+            return self.sent(Some(caps), progress);
+        }
         if let Some(waiting) = self.next_batch() {
+            if let Some(trial) = &mut self.trial {
+                let what = What::Batch(waiting.input, waiting.batch.clone());
+                trial.calls.push(Call { what, caps: waiting.caps.clone() });
+            }
+            self.tell(|| Told::Batch(waiting.input, waiting.batch.clone()));
             let progress = self.operator.on_batch(waiting.input, waiting.batch, &mut self.sender.buffer)?;
             self.sender.metrics().batches.fetch_add(1, Relaxed);
             return self.sent(Some(waiting.caps), progress);
@@ -308,9 +385,79 @@ impl OperatorState {
         self.close_ticks(frontier)
     }
 
+    /// Begins to tell a shadow, when it is time.
+    fn shadow(&mut self) -> Result<(), Fault> {
+        let Some(shadow) = self.context.shared.shadow_of(self.sender.node) else { return Ok(()) };
+        let Some(tell) = shadow.take(self.context.worker) else { return Ok(()) };
+        let snapshot = self.operator.snapshot(Form::Portable)?;
+        let now = self.clock.as_ref().map_or(Now::START, |clock| clock.now);
+        self.shadow = Some((shadow, tell));
+        self.tell(|| Told::Begin(Box::new(snapshot), now));
+        Ok(())
+    }
+
+    fn tell(&mut self, message: impl FnOnce() -> Told) {
+        if self.shadow.as_ref().is_some_and(|(_, tell)| !tell.tell(message())) {
+            self.shadow = None;
+        }
+    }
+
+    /// Begins a trial or ends it, when it is time.
+    fn swap(&mut self) -> Result<Option<Turn>, Fault> {
+        let Some(trial) = &self.trial else {
+            let Some(swap) = self.context.shared.swap_of(self.sender.node) else { return Ok(None) };
+            let Some(logic) = swap.take(self.context.worker) else { return Ok(None) };
+            let begun = self.operator.swap(logic);
+            let has_failed = begun.is_err();
+            if let Err(fault) = begun {
+                swap.failed(fault);
+            }
+            self.trial = Some(Trial { swap, calls: Vec::new(), emitted: Vec::new(), has_failed });
+            return Ok(Some(Turn::Worked));
+        };
+        let keep = match trial.swap.verdict() {
+            Verdict::Open => return Ok(None),
+            Verdict::Keep => true,
+            Verdict::GoBack => false,
+        };
+        let Some(trial) = self.trial.take() else { return Ok(None) };
+        self.operator.settle(keep)?;
+        if keep {
+            for (caps, buffer) in trial.emitted {
+                self.sender.buffer = buffer;
+                self.sender.send(&caps)?;
+            }
+        } else {
+            self.unfinished = None;
+            self.sender.buffer = Buffer::default();
+            self.repeat = trial.calls.into();
+        }
+        self.release_closed();
+        trial.swap.settled(self.context.worker);
+        Ok(Some(Turn::Worked))
+    }
+
+    /// A fault of logic on trial is the end of the trial, not of the job.
+    fn on_trial(&mut self, turn: Result<Turn, Fault>) -> Result<Turn, Fault> {
+        let Some(trial) = &mut self.trial else { return turn };
+        let Err(fault) = &turn else {
+            // A tick that fires nothing says nothing about the logic.
+            let called = trial.calls.iter().any(|call| matches!(call.what, What::Batch(..)));
+            let has_emitted = trial.emitted.iter().any(|(_, buffer)| !buffer.rows.is_empty());
+            trial.swap.end_call(self.context.worker, called || has_emitted);
+            return turn;
+        };
+        let name = &self.context.shared.plan.nodes[self.sender.node].name;
+        trial.swap.failed(fault.clone().at(name).on_worker(self.context.worker));
+        trial.has_failed = true;
+        Ok(Turn::Worked)
+    }
+
     fn has_work(&self, frontier: Option<u64>) -> bool {
         let ticks = self.clock.as_ref().is_some_and(|c| !c.ended && frontier.is_none_or(|f| f > c.closed));
         self.unfinished.is_some()
+            || self.trial.is_some()
+            || !self.repeat.is_empty()
             || !self.queue.is_empty()
             || !self.held.is_empty()
             || ticks
@@ -321,6 +468,8 @@ impl OperatorState {
     fn has_ended(&self) -> bool {
         self.clock.as_ref().is_some_and(|c| c.ended)
             && self.unfinished.is_none()
+            && self.trial.is_none()
+            && self.repeat.is_empty()
             && self.queue.is_empty()
             && self.held.is_empty()
     }
@@ -361,7 +510,18 @@ impl OperatorState {
 
     /// Sends what a call emitted, at the time of its batch or of the tick that closes.
     fn sent(&mut self, caps: Option<Vec<Capability<u64>>>, progress: Progress) -> Result<Turn, Fault> {
-        self.sender.send(caps.as_deref().unwrap_or(&self.time_caps))?;
+        if self.shadow.is_some() {
+            let Buffer { rows, dead, .. } = &self.sender.buffer;
+            let emitted = Told::Emitted(rows.clone(), dead.clone());
+            self.tell(|| emitted);
+        }
+        match &mut self.trial {
+            None => self.sender.send(caps.as_deref().unwrap_or(&self.time_caps))?,
+            Some(trial) => {
+                let caps = caps.clone().unwrap_or_else(|| self.time_caps.clone());
+                trial.emitted.push((caps, std::mem::take(&mut self.sender.buffer)));
+            }
+        }
         match progress {
             Progress::More => self.unfinished = Some(caps),
             Progress::Done => self.release_closed(),
@@ -419,6 +579,14 @@ impl OperatorState {
             }
         }
         let now = clock.now;
+        if let Some((_, tell)) = &self.shadow
+            && !tell.tell(Told::Time(now))
+        {
+            self.shadow = None;
+        }
+        if let Some(trial) = &mut self.trial {
+            trial.calls.push(Call { what: What::Time(now), caps: self.time_caps.clone() });
+        }
         self.sender.metrics().watermark.store(now.watermark, Relaxed);
         let progress = self.operator.on_time(now, &mut self.sender.buffer)?;
         self.sent(None, progress)

@@ -2,6 +2,7 @@
 //!
 //! The reference is a `BTreeMap`: a [`Step`] is done on both and the answers compared.
 
+mod changes;
 mod snapshots;
 
 use std::collections::BTreeMap;
@@ -50,6 +51,7 @@ pub fn conformance(factory: &dyn StateBackendFactory) {
     pins_keep_keys(factory);
     wrong_values_are_refused(factory);
     snapshots::snapshots(factory);
+    changes::changes(factory);
     for seed in 0..20 {
         check_steps(factory, &random_steps(seed));
     }

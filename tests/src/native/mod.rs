@@ -63,6 +63,9 @@ struct Native {
     descriptor: Descriptor,
 }
 
+// SAFETY: an instance is moved as a whole, and no operator of the tests shares anything with the thread that opened it.
+unsafe impl Send for Native {}
+
 impl Logic for Native {
     fn descriptor(&self) -> &Descriptor {
         &self.descriptor
@@ -111,6 +114,14 @@ impl Logic for Native {
         };
         let effects = self.call(|instance| instance.on_timers(timers))?;
         self.effects(effects, due.key_count)
+    }
+
+    fn migrate_state(&mut self, name: &str, from: u32, values: &ArrayRef) -> Result<ArrayRef, LogicError> {
+        let (count, column) = (values.len(), columns::owned(values));
+        let migrated = self.call(|instance| instance.migrate_state(name, from, column))?;
+        let state = self.descriptor.states.iter().find(|state| state.name == name);
+        let state = state.ok_or_else(|| LogicError::Fatal(format!("there is no state `{name}`")))?;
+        lift(state.field.data_type(), count, &mut Columns::from([migrated]))
     }
 }
 

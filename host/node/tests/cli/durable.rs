@@ -1,6 +1,5 @@
 //! Jobs with checkpoints: stopped, killed, rescaled, restarted, from savepoints, with damaged stores.
 
-
 use crate::support::{EVIL, Ended, Folder, Running};
 
 /// Numbers from 1 on: `limit` of them, or without end. A stop shall find the job in the middle.

@@ -7,3 +7,4 @@ mod durable;
 mod interrupts;
 mod reports;
 mod support;
+mod upgrades;

@@ -134,11 +134,41 @@ impl StateBackend for Heap {
         added
     }
 
+    fn redescribe(&mut self, states: &[StateDescriptor]) -> Result<(), Fault> {
+        let mut before: Vec<Option<Column>> = std::mem::take(&mut self.columns).into_iter().map(Some).collect();
+        let mut column = |state: &StateDescriptor| {
+            let same = self.states.iter().position(|s| s.name == state.name && s.version == state.version);
+            if let Some(column) = same.and_then(|index| before[index].take()) {
+                return Ok(column);
+            }
+            let mut column = Column::new(state)?;
+            column.grow(self.refs.slots());
+            Ok(column)
+        };
+        self.columns = states.iter().map(&mut column).collect::<Result<_, Fault>>()?;
+        self.states = states.to_vec();
+        for column in before.into_iter().flatten() {
+            let slots: Vec<Slot> = column.present_slots(0).collect();
+            slots.iter().for_each(|&slot| self.refs.down(slot));
+            self.release(&slots);
+        }
+        Ok(())
+    }
+
+    fn walk(&mut self, state: usize, place: &mut Vec<u8>, count: usize, slots: &mut Vec<Slot>) -> Result<bool, Fault> {
+        slots.clear();
+        let from = place.as_slice().try_into().map_or(0, Slot::from_le_bytes);
+        slots.extend(self.columns[state].present_slots(from).take(count));
+        let Some(last) = slots.last() else { return Ok(false) };
+        *place = (last + 1).to_le_bytes().to_vec();
+        Ok(true)
+    }
+
     fn snapshot(&mut self, _form: Form) -> Result<Snapshot, Fault> {
         let keys = Arc::new(FrozenHeap::new(self.keys.freeze()));
         let columns = self.states.iter().zip(&mut self.columns);
         let tables = columns.map(|(state, column)| keys.table(state, column.freeze())).collect();
-        Ok(Snapshot { tables, files: None })
+        Ok(Snapshot { states: self.states.clone(), tables, files: None })
     }
 
     fn restore(&mut self, from: &dyn Restore) -> Result<(), Fault> {

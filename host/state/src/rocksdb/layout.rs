@@ -47,13 +47,14 @@ impl Layouts {
         Ok(layouts)
     }
 
-    /// From now on new rows hold these states. A state with a known name keeps its values, unless it is among those that are
-    /// given up; its type must be the same.
+    /// From now on new rows hold these states. A state with a known name and version keeps its values, unless it is among those
+    /// that are given up; its type must be the same.
     pub fn evolve(&mut self, descriptors: &[StateDescriptor], given_up: &[String]) -> Result<(), Fault> {
         let mut ids = Vec::new();
         for descriptor in descriptors {
             let data_type = type_name(descriptor.field.data_type());
-            let declared = |id: &&u32| self.states.iter().any(|s| s.id == **id && s.name == descriptor.name);
+            let same = |s: &StoredState| s.name == descriptor.name && s.version == descriptor.version;
+            let declared = |id: &&u32| self.states.iter().any(|s| s.id == **id && same(s));
             let known = self.layouts[self.current].iter().find(declared).copied();
             let known = known.filter(|_| !given_up.contains(&descriptor.name));
             let id = known.unwrap_or_else(|| self.states.iter().map(|s| s.id + 1).max().unwrap_or(0));

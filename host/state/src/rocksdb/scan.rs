@@ -32,6 +32,16 @@ pub(super) fn table(states: &Arc<[StateDescriptor]>, state: usize, cut: &Arc<Cut
     Table { name, schema, chunks: Box::new(scan) }
 }
 
+/// Whether a stored row has a value of a state. A broken one has: whoever loads it says so.
+pub(super) fn has(readers: &[Reader], stored: &[u8], state: usize) -> bool {
+    let mut found = false;
+    let read = stored.split_first().and_then(|(&id, row)| {
+        let reader = readers.get(id as usize)?;
+        reader.values(row, |index, _| found |= index == state)
+    });
+    found || read.is_none()
+}
+
 struct Scan {
     states: Arc<[StateDescriptor]>,
     state: usize,

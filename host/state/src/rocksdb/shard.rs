@@ -70,6 +70,13 @@ impl Shard {
         self.layouts.current as u8
     }
 
+    /// From now on rows hold these states.
+    pub fn redescribe(&mut self, states: &[StateDescriptor]) -> Result<(), Fault> {
+        self.layouts.evolve(states, &[])?;
+        self.readers = self.layouts.readers();
+        Ok(())
+    }
+
     /// A key comes, or goes.
     pub fn count(&mut self, group: u32, comes: bool) {
         // Groups outside go with the nearest one.
