@@ -230,6 +230,11 @@ pub trait CheckpointStore: Send + Sync {
     fn location(&self) -> String;
     /// Claims the next generation: from now on older ones can't publish.
     fn begin_generation(&self) -> Result<u64, Fault>;
+    /// From now on this process, one of several of the start that has claimed `generation`, writes objects for it. It never
+    /// publishes. Fault if a newer generation has begun.
+    fn join_generation(&self, generation: u64, process: usize) -> Result<(), Fault>;
+    /// For such a process: others may have removed all but these objects. Fault if a newer generation has begun.
+    fn rely_on(&self, objects: &[ObjectRef]) -> Result<(), Fault>;
     /// Writes a table. Objects that the store has already are not written again. The second value: bytes that were.
     fn write_table(&self, table: Table) -> Result<(StoredTable, u64), Fault>;
     fn write_file(&self, file: &NativeFile) -> Result<(StoredFile, u64), Fault>;

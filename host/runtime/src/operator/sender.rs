@@ -48,12 +48,8 @@ impl Sender {
         }
         self.metrics().rows_out.fetch_add(rows_out, Relaxed);
         self.send_dead(caps)?;
-        let counts = std::mem::take(&mut self.buffer.counts);
-        if !counts.is_empty() {
-            let mut counters = self.metrics().counters.lock().expect("no panic while held");
-            for (name, n) in counts {
-                *counters.entry(name).or_default() += n;
-            }
+        for (name, n) in std::mem::take(&mut self.buffer.counts) {
+            self.metrics().count(name, n);
         }
         Ok(())
     }
