@@ -217,6 +217,7 @@ impl Operator for Keyed {
     fn on_time(&mut self, now: Now, out: &mut dyn Collector) -> Result<Progress, Fault> {
         self.advanced = now.watermark > self.now.watermark;
         self.now = now;
+        self.state.set_now(now.processing_ms)?;
         self.firing = true;
         self.go(out)
     }

@@ -79,6 +79,12 @@ impl Shard {
         self.touched = true;
     }
 
+    /// Values without a time, of states whose times are kept since now, count as written now.
+    pub fn set_since(&mut self, now: i64) {
+        self.layouts.set_since(now);
+        self.readers = self.layouts.readers();
+    }
+
     pub fn keys(&self) -> u64 {
         self.keys.iter().sum()
     }
@@ -156,12 +162,30 @@ impl Database {
     pub fn scan(
         &self,
         start: &[u8],
-        mut row: impl FnMut(&[u8], &[u8]) -> Result<bool, Fault>,
+        row: impl FnMut(&[u8], &[u8]) -> Result<bool, Fault>,
     ) -> Result<Option<Vec<u8>>, Fault> {
         let mut options = ReadOptions::default();
+        options.set_readahead_size(SCAN_BYTES);
+        self.walk(start, options, row)
+    }
+
+    /// The same for a few rows.
+    pub fn peek(
+        &self,
+        start: &[u8],
+        row: impl FnMut(&[u8], &[u8]) -> Result<bool, Fault>,
+    ) -> Result<Option<Vec<u8>>, Fault> {
+        self.walk(start, ReadOptions::default(), row)
+    }
+
+    fn walk(
+        &self,
+        start: &[u8],
+        mut options: ReadOptions,
+        mut row: impl FnMut(&[u8], &[u8]) -> Result<bool, Fault>,
+    ) -> Result<Option<Vec<u8>>, Fault> {
         // What is read once must not push out what is in use.
         options.fill_cache(false);
-        options.set_readahead_size(SCAN_BYTES);
         let mut rows = self.db.raw_iterator_cf_opt(self.family(), options);
         rows.seek(start);
         while let Some((key, value)) = rows.item() {
