@@ -7,7 +7,6 @@
 use std::ops::Range;
 use std::path::Path;
 
-use arrow::datatypes::Field;
 use serde::{Deserialize, Serialize};
 
 use crate::component::StateDescriptor;
@@ -123,7 +122,7 @@ pub struct StateManifest {
 
 impl StateManifest {
     pub fn of(state: &StateDescriptor) -> Self {
-        let StateDescriptor { name, field, codec, version } = state;
+        let StateDescriptor { name, field, codec, version, .. } = state;
         let data_type = type_name(field.data_type());
         Self { name: name.clone(), data_type, codec: codec.clone(), version: *version }
     }
@@ -132,8 +131,7 @@ impl StateManifest {
     pub fn descriptor(&self) -> Result<StateDescriptor, Fault> {
         let Self { name, data_type, codec, version } = self;
         let data_type = parse_type(data_type).map_err(|e| Fault::data(format!("state `{name}` was stored as: {e}")))?;
-        let field = Field::new(name, data_type, true);
-        Ok(StateDescriptor { name: name.clone(), field, codec: codec.clone(), version: *version })
+        Ok(StateDescriptor { codec: codec.clone(), version: *version, ..StateDescriptor::value(name, data_type) })
     }
 }
 
