@@ -19,7 +19,7 @@ use tidemill_model::Fault;
 use tidemill_model::component::StateDescriptor;
 use tidemill_model::key::{decode_i64, hash_key};
 use tidemill_model::snapshot::{Form, Restore, Snapshot};
-use tidemill_model::state::{Slot, StateBackend, StateBackendFactory, StateContext};
+use tidemill_model::state::{Slot, StateBackend, StateBackendFactory, StateContext, table_name};
 
 use crate::clock::{Clock, UNKNOWN};
 use crate::tables::{self, Restorable};
@@ -55,6 +55,9 @@ struct Heap {
     /// The slot that the sweep looks at next.
     hand: Slot,
 }
+
+/// Keys for which room is made because a snapshot says that they come.
+const EXPECTED_MAX: u64 = 1 << 28;
 
 /// Slots that one sweep looks at: with a sweep per tick a million keys take 10 s, and a sweep some microseconds.
 const SWEEP_SLOTS: u32 = 1024;
@@ -228,6 +231,9 @@ impl StateBackend for Heap {
 
     fn restore(&mut self, from: &dyn Restore) -> Result<(), Fault> {
         let states = self.states.clone();
+        let rows = states.iter().map(|state| from.rows(&table_name(state))).max().unwrap_or(0);
+        // Some more, since groups are not all alike; and not more than memory for a promise.
+        self.keys.expect((rows + rows / 16).min(EXPECTED_MAX) as usize);
         self.clock.resume(from.now().processing_ms);
         tables::restore(self, &states, from)
     }
