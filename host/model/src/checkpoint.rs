@@ -9,7 +9,9 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::component::StateDescriptor;
 use crate::fault::Fault;
+use crate::schema::{parse_type, type_name};
 use crate::snapshot::{Chunks, NativeFile, Table};
 
 /// Version of the manifest and of the tables. Raised when an older reader would misread them.
@@ -118,6 +120,21 @@ pub struct StateManifest {
     pub version: u32,
 }
 
+impl StateManifest {
+    pub fn of(state: &StateDescriptor) -> Self {
+        let StateDescriptor { name, field, codec, version, .. } = state;
+        let data_type = type_name(field.data_type());
+        Self { name: name.clone(), data_type, codec: codec.clone(), version: *version }
+    }
+
+    /// Err: it has a type that this version of the program does not know.
+    pub fn descriptor(&self) -> Result<StateDescriptor, Fault> {
+        let Self { name, data_type, codec, version } = self;
+        let data_type = parse_type(data_type).map_err(|e| Fault::data(format!("state `{name}` was stored as: {e}")))?;
+        Ok(StateDescriptor { codec: codec.clone(), version: *version, ..StateDescriptor::value(name, data_type) })
+    }
+}
+
 /// What one node held on one worker.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct PartManifest {
@@ -128,6 +145,9 @@ pub struct PartManifest {
     pub watermark: Option<i64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub processing_ms: Option<i64>,
+    /// Keyed states of which it holds values.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub states: Vec<StateManifest>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tables: Vec<StoredTable>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -2,12 +2,12 @@
 //!
 //! A call works on *slots*: `resolve` maps the keys of a batch to slots, which stay valid until the
 //! next `release`. Laws: equal keys have equal slots; a slot whose key has neither values nor pins is
-//! forgotten; keys of one worker only.
+//! forgotten; keys of one worker only; what has outlived its [`Ttl`](crate::component::Ttl) is never seen again.
 
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, BinaryArray, Int64Array};
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use arrow::row::{RowConverter, Rows, SortField};
 
 use crate::component::StateDescriptor;
@@ -39,10 +39,20 @@ pub trait StateBackend: Send {
     fn unpin(&mut self, slot: Slot);
     /// The call is over: forgets those of `slots` that have no value and no pin.
     fn release(&mut self, slots: &[Slot]);
-    /// Keys held.
+    /// What is read from now on is read at this time of the wall clock, and what is written is written then. Between calls, while
+    /// no slots are held but pinned ones. Also removes some of what has expired and nobody asks for: a bounded amount of work.
+    fn set_now(&mut self, processing_ms: i64) -> Result<(), Fault>;
+    /// Keys held. Some may hold nothing but expired values.
     fn keys(&self) -> usize;
     /// `resolve` for keys by their bytes, as `key` gave them out.
     fn resolve_bytes(&mut self, keys: &BinaryArray, slots: &mut Vec<Slot>) -> Result<(), Fault>;
+    /// From now on it holds these states, between two calls. One that it had, with the same name and version, keeps its values;
+    /// others start empty; the values of those that are not among them are given up. Types of what is kept stay.
+    fn redescribe(&mut self, states: &[StateDescriptor]) -> Result<(), Fault>;
+    /// Slots of some keys that have a value of `state`, about `count`, resolved as for a call: they are to be released. `place` is
+    /// where the walk stands, empty at its beginning. False: that were all. Keys that get a value while the walk goes on may be
+    /// missed, others not.
+    fn walk(&mut self, state: usize, place: &mut Vec<u8>, count: usize, slots: &mut Vec<Slot>) -> Result<bool, Fault>;
     /// Freezes all values. Tables are named [`table_name`] and have the columns of [`table_schema`]; a key without a value
     /// has no row. Native files are the backend's own.
     fn snapshot(&mut self, form: Form) -> Result<Snapshot, Fault>;
@@ -61,16 +71,29 @@ pub struct StateContext<'a> {
     pub states: &'a [StateDescriptor],
 }
 
-/// The snapshot table of a state.
+/// The snapshot table of a state: `state/NAME@VERSION`. While values are migrated a state has a table for either version.
 pub fn table_name(state: &StateDescriptor) -> String {
-    format!("state/{}", state.name)
+    format!("state/{}@{}", state.name, state.version)
 }
 
-/// Columns of a state's table: key group, key (binary), value; version and codec as metadata.
+/// Name and version of the state whose table has this name; none if it is no state's.
+pub fn state_of_table(table: &str) -> Option<(&str, u32)> {
+    let (name, version) = table.strip_prefix("state/")?.rsplit_once('@')?;
+    Some((name, version.parse().ok()?))
+}
+
+/// The column of a table that says when a value was last written; null: nobody knows.
+pub const WRITTEN: &str = "written";
+
+/// Columns of a state's table: key group, key (binary), value, and when it was written if the state has a time to live; version
+/// and codec as metadata.
 pub fn table_schema(state: &StateDescriptor) -> SchemaRef {
     let metadata = [("version".to_owned(), state.version.to_string()), ("codec".to_owned(), state.codec.clone())];
     let value = Field::new("value", state.field.data_type().clone(), false);
-    let fields = vec![key_group_field(), Field::new("key", DataType::Binary, false), value];
+    let mut fields = vec![key_group_field(), Field::new("key", DataType::Binary, false), value];
+    if state.ttl.is_some() {
+        fields.push(Field::new(WRITTEN, DataType::Timestamp(TimeUnit::Millisecond, None), true));
+    }
     Arc::new(Schema::new_with_metadata(fields, metadata.into()))
 }
 

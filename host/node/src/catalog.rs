@@ -39,9 +39,8 @@ pub struct Builtins {
 impl Builtins {
     /// Compiled components are kept in the user's cache folder.
     pub fn new() -> Result<Self, Fault> {
-        let wasm = WasmHost::new(WasmConfig { cache_dir: cache_dir(), ..WasmConfig::default() })?;
         Ok(Self {
-            wasm,
+            wasm: wasm_host()?,
             components: Mutex::default(),
             #[cfg(feature = "rocksdb")]
             states: Mutex::default(),
@@ -81,6 +80,11 @@ impl Builtins {
         components.insert(path.to_owned(), component.clone());
         Ok(component)
     }
+}
+
+/// Compiled components are kept in the user's cache folder.
+pub fn wasm_host() -> Result<Arc<WasmHost>, Fault> {
+    WasmHost::new(WasmConfig { cache_dir: cache_dir(), ..WasmConfig::default() })
 }
 
 /// `$XDG_CACHE_HOME/tidemill` or `~/.cache/tidemill`; none where there is no home.

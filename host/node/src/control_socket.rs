@@ -13,8 +13,10 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use serde::{Deserialize, Serialize};
 use tidemill_model::Fault;
-use tidemill_runtime::{JobControl, Taken};
+use tidemill_runtime::{JobControl, ShadowReport, Taken};
+use tidemill_wasm::WasmHost;
 
+use crate::catalog::wasm_host;
 use crate::check::load_or_report;
 
 /// What can be asked of a running job.
@@ -35,15 +37,55 @@ pub enum Request {
         #[serde(default)]
         processes: Option<usize>,
     },
+    /// Another component for an operator.
+    Upgrade {
+        operator: String,
+        component: PathBuf,
+        /// Say only what would happen.
+        dry_run: bool,
+        /// Work beside the one that runs for so long, and compare.
+        shadow_ms: Option<u64>,
+        /// Go over even if the shadow's rows differ.
+        accept: bool,
+        /// States that are given up.
+        dropped: Vec<String>,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Answer {
     Status(Status),
-    Taken { id: u64, bytes: u64, took_ms: u64 },
-    Rescaled { workers: usize, processes: usize, took_ms: u64 },
-    Error { message: String, help: Option<String> },
+    Taken {
+        id: u64,
+        bytes: u64,
+        took_ms: u64,
+    },
+    Rescaled {
+        workers: usize,
+        processes: usize,
+        took_ms: u64,
+    },
+    /// What becomes of the states, the component's digest, and how long the job was about it; none: nothing was changed.
+    Upgraded {
+        changes: Vec<String>,
+        digest: String,
+        took_ms: Option<f64>,
+        shadow: Option<Shadow>,
+    },
+    Error {
+        message: String,
+        help: Option<String>,
+    },
+}
+
+/// What came of a shadow.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Shadow {
+    pub rows: u64,
+    pub differing: u64,
+    pub examples: Vec<String>,
+    pub fell_behind: bool,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -85,6 +127,8 @@ pub struct Size {
 pub struct Desk {
     state: Mutex<DeskState>,
     changed: Condvar,
+    /// Compiles components that take over, if there are any.
+    wasm: Mutex<Option<Arc<WasmHost>>>,
 }
 
 #[derive(Default)]
@@ -140,8 +184,35 @@ impl Desk {
             Request::Status => Answer::Status(self.status(&job)),
             Request::Savepoint { name, stop } => taken(job.savepoint(&name, stop)),
             Request::Stop => taken(job.checkpoint(true)),
+            Request::Upgrade { .. } => self.upgrade(&job, &request).unwrap_or_else(Answer::from),
             Request::Rescale { workers, processes } => self.rescale(&job, workers, processes),
         }
+    }
+
+    fn upgrade(&self, job: &JobControl, request: &Request) -> Result<Answer, Fault> {
+        let Request::Upgrade { operator, component, dry_run, shadow_ms, accept, dropped } = request else {
+            return Err(Fault::internal("this is no upgrade"));
+        };
+        let mut wasm = self.wasm.lock().expect("no panic while held");
+        let host = match wasm.take() {
+            Some(host) => host,
+            None => wasm_host()?,
+        };
+        let loaded = wasm.insert(host).load(component);
+        drop(wasm);
+        let loaded = loaded?;
+        let limits = job.options().guest;
+        let upgrade = job.plan_upgrade(operator, |name| loaded.factory_within(name, limits), dropped)?;
+        let changes = upgrade.changes().iter().map(ToString::to_string).collect();
+        let shadow = shadow_ms.map(|ms| upgrade.shadow(Duration::from_millis(ms))).transpose()?;
+        let differs = shadow.as_ref().is_some_and(|report| report.differing > 0) && !accept;
+        let took = if *dry_run || differs { None } else { Some(upgrade.run()?) };
+        let took_ms = took.map(|took| took.as_secs_f64() * 1e3);
+        let shadow = shadow.map(|report| {
+            let ShadowReport { rows, differing, examples, fell_behind } = report;
+            Shadow { rows, differing, examples, fell_behind }
+        });
+        Ok(Answer::Upgraded { changes, digest: loaded.digest().to_owned(), took_ms, shadow })
     }
 
     fn status(&self, job: &JobControl) -> Status {
@@ -311,7 +382,7 @@ fn connect(job: &str) -> anyhow::Result<UnixStream> {
     }
     match live.len() {
         0 => bail!(
-            "no job `{name}` runs here\n  help: a job can be asked while `tidemill run` runs it, if it takes checkpoints"
+            "no job `{name}` runs here\n  help: a job can be asked while `tidemill run` runs it, on this machine and by the same user"
         ),
         1 => {
             let stream = live.remove(0).1;

@@ -84,7 +84,7 @@ pub fn status(args: &StatusArgs) -> anyhow::Result<()> {
     match answered(&args.job, &Request::Status)? {
         Answer::Status(status) if args.json => print(serde_json::to_string(&status)? + "\n"),
         Answer::Status(status) => print(describe_status(&status)),
-        other => unexpected(&other),
+        _ => unexpected(),
     }
 }
 
@@ -98,7 +98,7 @@ pub fn stop(args: &StopArgs) -> anyhow::Result<()> {
             Some(name) => print(format_args!("stopped at savepoint `{name}` in {took_ms} ms\n")),
             None => print(format_args!("stopped at checkpoint {id} in {took_ms} ms\n")),
         },
-        other => unexpected(&other),
+        _ => unexpected(),
     }
 }
 
@@ -108,7 +108,7 @@ pub fn rescale(args: &RescaleArgs) -> anyhow::Result<()> {
         Answer::Rescaled { workers, processes, took_ms } => {
             print(format_args!("runs with {}, {took_ms} ms after the request\n", size(workers, processes)))
         }
-        other => unexpected(&other),
+        _ => unexpected(),
     }
 }
 
@@ -120,7 +120,7 @@ pub fn savepoint(command: &Savepoints) -> anyhow::Result<ExitCode> {
                 Answer::Taken { bytes, took_ms, .. } => {
                     print(format_args!("savepoint `{name}`: {} bytes in {took_ms} ms\n", count(bytes)))?;
                 }
-                other => unexpected(&other)?,
+                _ => unexpected()?,
             }
             return Ok(ExitCode::SUCCESS);
         }
@@ -149,7 +149,7 @@ pub fn savepoint(command: &Savepoints) -> anyhow::Result<ExitCode> {
 }
 
 /// The answer, unless it is an error.
-fn answered(job: &Job, request: &Request) -> anyhow::Result<Answer> {
+pub fn answered(job: &Job, request: &Request) -> anyhow::Result<Answer> {
     match ask(&job.job, request)? {
         Answer::Error { message, help: Some(help) } => bail!("{message}\n  help: {help}"),
         Answer::Error { message, help: None } => bail!("{message}"),
@@ -157,8 +157,8 @@ fn answered(job: &Job, request: &Request) -> anyhow::Result<Answer> {
     }
 }
 
-fn unexpected(answer: &Answer) -> anyhow::Result<()> {
-    bail!("the job gave another answer than asked for: {answer:?}")
+pub fn unexpected() -> anyhow::Result<()> {
+    bail!("the job gave another answer than was asked for: it may be of another version of this program")
 }
 
 /// Numbers are checkpoints, and two words have a meaning.

@@ -16,4 +16,5 @@ pub mod restarts;
 pub mod run;
 pub mod summary;
 pub mod terminal;
+pub mod upgrade;
 pub mod worker;

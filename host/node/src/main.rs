@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use tidemill::terminal::{EXIT_CLOSED, note};
-use tidemill::{build_cmd, check, inspect, jobs, new, run, worker};
+use tidemill::{build_cmd, check, inspect, jobs, new, run, upgrade, worker};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -41,6 +41,8 @@ enum Command {
     Stop(jobs::StopArgs),
     /// Change the number of workers of a running job
     Rescale(jobs::RescaleArgs),
+    /// Replace the component of an operator while its job runs
+    Upgrade(upgrade::Args),
 }
 
 fn main() -> ExitCode {
@@ -62,6 +64,7 @@ fn main() -> ExitCode {
         Command::Savepoint(command) => jobs::savepoint(&command),
         Command::Stop(args) => jobs::stop(&args).map(|()| ExitCode::SUCCESS),
         Command::Rescale(args) => jobs::rescale(&args).map(|()| ExitCode::SUCCESS),
+        Command::Upgrade(args) => upgrade::run(&args),
     };
     outcome.unwrap_or_else(|error| {
         if is_closed_pipe(&error) {

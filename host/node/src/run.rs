@@ -112,8 +112,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
             ))
         }
         Ok(durable) => {
-            // Only what can be asked for something listens.
-            let _socket = durable.as_ref().and_then(|_| listen(&loaded.plan.name, &runner.desk));
+            let _socket = listen(&loaded.plan.name, &runner.desk, durable.is_some());
             runner.run(&loaded.plan, size, durable.as_ref(), args.from.clone())
         }
     };
@@ -130,11 +129,14 @@ fn open_cluster(args: &Args, plan: &Plan) -> Result<Option<Cluster>, Fault> {
     }
 }
 
-/// A job that can't be asked for something runs nevertheless.
-fn listen(pipeline: &str, desk: &Arc<Desk>) -> Option<ControlSocket> {
-    let socket = ControlSocket::serve(pipeline, desk);
-    let lost = |error| note(format_args!("this run can't be asked for savepoints or a stop by name: {error:#}"));
-    socket.map_err(lost).ok()
+/// A job that can't be asked for something runs nevertheless. One without checkpoints has little to be asked for.
+fn listen(pipeline: &str, desk: &Arc<Desk>, durable: bool) -> Option<ControlSocket> {
+    let lost = |error| {
+        if durable {
+            note(format_args!("this run can't be asked for savepoints or a stop by name: {error:#}"));
+        }
+    };
+    ControlSocket::serve(pipeline, desk).map_err(lost).ok()
 }
 
 /// Runs a job, and runs it again when it has failed.
@@ -164,9 +166,11 @@ impl Runner {
         let mut restarts = Restarts::new(strategy);
         let mut from = from.unwrap_or(From::Latest);
         let mut has_run = false;
+        let mut plan = plan.clone();
         loop {
             let before_job = self.began.elapsed();
-            let outcome = match self.start(plan, size, durable, &from) {
+            let mut control = None;
+            let outcome = match self.start(&plan, size, durable, &from) {
                 Err(fault) if fault.message == AT_ONCE => return Ok(interrupted()),
                 // What is wrong with the first start, or with what is stored, no other attempt mends.
                 Err(fault) if !has_run || fault.kind == FaultKind::Data => return Ok(failed(&fault)),
@@ -175,15 +179,19 @@ impl Runner {
                     has_run = true;
                     let fixed = self.cluster.borrow().as_ref().is_some_and(|cluster| cluster.fixed().is_some());
                     self.desk.started(&plan.name, job.control(), size, fixed);
-                    if !watch(&job, &self.signals, self.quiet, plan) {
+                    if !watch(&job, &self.signals, self.quiet, &plan) {
                         return Ok(interrupted());
                     }
                     let first_row = first_row_ms(&job).map(|ms| ms + before_job.as_secs_f64() * 1e3);
-                    let control = job.control();
-                    job.wait().map(|done| (done, first_row, control))
+                    let of_job = control.insert(job.control()).clone();
+                    job.wait().map(|done| (done, first_row, of_job))
                 }
             };
             let rescaled = self.desk.paused();
+            let mut back = Vec::new();
+            if let Some(control) = control {
+                (plan, back) = control.plan_for_restart();
+            }
             let fault = match outcome {
                 Ok((done, _, _)) if done.ending == Ending::Halted && rescaled.is_some() => {
                     size = rescaled.unwrap_or(size);
@@ -201,6 +209,11 @@ impl Runner {
                 "error: {fault}\nstarting again from the last checkpoint in {:.1} s",
                 delay.as_secs_f64()
             ));
+            for name in back {
+                note(format_args!(
+                    "operator {name} goes back to its earlier component: no checkpoint knows the new one"
+                ));
+            }
             if !self.pause(delay) {
                 return Ok(failed(&fault));
             }

@@ -180,6 +180,11 @@ impl Barriers {
         self.changed.notify_all();
     }
 
+    /// The job is over or has failed.
+    pub fn has_ended(&self) -> bool {
+        self.lock().ended
+    }
+
     /// Waits until the barrier is reached by all. It is not pending any more then.
     pub fn wait(&self, timeout: Duration) -> Reached {
         let deadline = Instant::now() + timeout;

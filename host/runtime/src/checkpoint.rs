@@ -145,6 +145,7 @@ impl Checkpointer {
 
     /// One checkpoint or savepoint from its barrier to its commit. `Err(None)`: the job ended before.
     fn take(&self, purpose: &Purpose, stop: bool) -> Result<Taken, Option<Fault>> {
+        let _turn = self.shared.turn();
         let began = Instant::now();
         let checkpoints = self.shared.checkpoints();
         let id = checkpoints.next_id.fetch_add(1, Ordering::SeqCst);
@@ -155,10 +156,18 @@ impl Checkpointer {
         }
         let parts = self.wait(began);
         let aligned = began.elapsed();
+        // What would come behind the end of the job would be thrown away: the processor has better things to do.
+        let pauses = stop && parts.is_ok() && self.shared.leader().is_none();
+        if pauses {
+            self.shared.barriers.freeze();
+        }
         let own = parts.and_then(|parts| self.store(parts, began).map_err(Some));
         // Whatever became of our own part: the next barrier may not begin before all others are done with this one.
         let all = self.with_others(id, own)?;
         let result = all.and_then(|(parts, written)| Ok((self.publish(id, purpose, stop, parts)?, written)));
+        if pauses && result.is_err() {
+            self.shared.barriers.thaw();
+        }
         let mut stats = checkpoints.stats.lock().expect("no panic while held");
         match result {
             Ok((bytes, written)) => {
@@ -274,12 +283,19 @@ impl Checkpointer {
     fn manifest(&self, id: u64, purpose: Purpose, parts: Vec<PartManifest>) -> Manifest {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let plan = &self.shared.plan;
-        let node = |node: &tidemill_model::plan::Node| {
-            let (kind, about) = match &node.kind {
-                NodeKind::Source { .. } => ("source", NodeManifest::default()),
-                NodeKind::Operator { factory } => ("operator", factory.about()),
-                NodeKind::Sink { .. } => ("sink", NodeManifest::default()),
+        let node = |(id, node): (usize, &tidemill_model::plan::Node)| {
+            let kind = match &node.kind {
+                NodeKind::Source { .. } => "source",
+                NodeKind::Operator { .. } => "operator",
+                NodeKind::Sink { .. } => "sink",
             };
+            let mut about = self.shared.factory(id).map_or_else(NodeManifest::default, |factory| factory.about());
+            // While values are migrated there are more states than the operator declares.
+            for state in parts.iter().filter(|part| part.node == node.name).flat_map(|part| &part.states) {
+                if !about.states.contains(state) {
+                    about.states.push(state.clone());
+                }
+            }
             NodeManifest { name: node.name.clone(), kind: kind.into(), ..about }
         };
         Manifest {
@@ -291,7 +307,7 @@ impl Checkpointer {
             created_ms: now.as_millis() as i64,
             workers: self.shared.workers,
             key_groups: KEY_GROUPS,
-            nodes: plan.nodes.iter().map(node).collect(),
+            nodes: plan.nodes.iter().enumerate().map(node).collect(),
             parts,
         }
     }

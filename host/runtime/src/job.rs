@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::bounded;
 use tidemill_model::checkpoint::{Purpose, SplitState};
-use tidemill_model::plan::{NodeKind, TickMode};
+use tidemill_model::plan::{JobOptions, NodeKind, TickMode};
 use tidemill_model::sink::Sink;
 use tidemill_model::source::Split;
 use tidemill_model::{Fault, Plan, limits, panics};
@@ -21,6 +21,7 @@ use crate::cluster::{Follower, Leader, Mesh, Order, Report, Start, Team};
 use crate::keeper::Keeper;
 use crate::metrics::JobMetrics;
 use crate::restore::{self, DEAD_LETTER, StartFrom};
+use crate::upgrade::Upgrades;
 
 /// How long a job that has failed waits for the threads of its sinks: a batch may be on its way to a slow disk.
 const WRITERS_END: Duration = Duration::from_secs(2);
@@ -53,7 +54,7 @@ pub(crate) struct Shared {
     pub from: Option<StartFrom>,
     pub barriers: Barriers,
     /// None: the job takes no checkpoints.
-    checkpoints: Option<Checkpoints>,
+    pub checkpoints: Option<Checkpoints>,
     phases: Option<PhaseHook>,
     pub metrics: JobMetrics,
     pub start: Instant,
@@ -61,6 +62,7 @@ pub(crate) struct Shared {
     pub start_ms: i64,
     /// Sources end at this tick; `u64::MAX` until someone asks.
     pub stop_at: AtomicU64,
+    pub upgrades: Upgrades,
     aborted: AtomicBool,
     /// Ended at a checkpoint, to go on from there another time.
     halted: AtomicBool,
@@ -106,6 +108,7 @@ impl Shared {
             start: Instant::now(),
             start_ms,
             stop_at: AtomicU64::new(u64::MAX),
+            upgrades: Upgrades::default(),
             aborted: AtomicBool::new(false),
             halted: AtomicBool::new(false),
             fault: Mutex::new(None),
@@ -457,11 +460,15 @@ fn end_sinks(shared: &Shared, keeper: &Keeper) {
 
 /// What can be seen and asked of a job by anyone, also after its end.
 #[derive(Clone)]
-pub struct JobControl(Arc<Shared>);
+pub struct JobControl(pub(crate) Arc<Shared>);
 
 impl JobControl {
     pub fn metrics(&self) -> &JobMetrics {
         &self.0.metrics
+    }
+
+    pub fn options(&self) -> &JobOptions {
+        &self.0.plan.options
     }
 
     /// Whether it takes checkpoints.

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use tidemill_model::Fault;
-use tidemill_model::checkpoint::{CheckpointStore, PartManifest};
+use tidemill_model::checkpoint::{CheckpointStore, PartManifest, StateManifest};
 use tidemill_model::sink::Committable;
 
 use crate::barrier::{Content, Part};
@@ -61,7 +61,7 @@ impl Keeper {
         &self,
         store: &dyn CheckpointStore,
         parts: Vec<Part>,
-        in_time: impl Fn() -> Result<(), Fault>,
+        in_time: impl Fn() -> Result<(), Fault> + Sync,
     ) -> Result<(Vec<PartManifest>, u64), Fault> {
         let (states, others): (Vec<Part>, Vec<Part>) =
             parts.into_iter().partition(|part| matches!(part.content, Content::State(..)));
@@ -75,14 +75,47 @@ impl Keeper {
         // Before anything can fail.
         self.remember(others);
         let mut written = 0;
-        for part in states {
-            self.shared.reach(Phase::Upload);
-            let (manifest, bytes) = self.store_state(store, part)?;
+        for (manifest, bytes) in self.store_states(store, states, &in_time)? {
             written += bytes;
             stored.push(manifest);
-            in_time()?;
         }
         Ok((stored, written))
+    }
+
+    /// On several threads: sorting, encoding and hashing take their time. In the order of the parts; the first fault ends all.
+    fn store_states(
+        &self,
+        store: &dyn CheckpointStore,
+        states: Vec<Part>,
+        in_time: &(impl Fn() -> Result<(), Fault> + Sync),
+    ) -> Result<Vec<(PartManifest, u64)>, Fault> {
+        let count = states.len();
+        let left = Mutex::new(states.into_iter().enumerate());
+        let done = Mutex::new((0..count).map(|_| None).collect::<Vec<_>>());
+        let failed: Mutex<Option<Fault>> = Mutex::new(None);
+        let work = || {
+            while failed.lock().expect("no panic while held").is_none() {
+                let Some((index, part)) = left.lock().expect("no panic while held").next() else { break };
+                self.shared.reach(Phase::Upload);
+                match self.store_state(store, part).and_then(|stored| in_time().map(|()| stored)) {
+                    Ok(stored) => done.lock().expect("no panic while held")[index] = Some(stored),
+                    Err(fault) => {
+                        failed.lock().expect("no panic while held").get_or_insert(fault);
+                    }
+                }
+            }
+        };
+        std::thread::scope(|scope| {
+            for _ in 1..count.min(self.shared.local.len()) {
+                // One that can't be had is done without.
+                let _ = std::thread::Builder::new().name("tidemill-upload".into()).spawn_scoped(scope, work);
+            }
+            work();
+        });
+        match failed.into_inner().expect("no panic while held") {
+            Some(fault) => Err(fault),
+            None => Ok(done.into_inner().expect("no panic while held").into_iter().flatten().collect()),
+        }
     }
 
     fn store_state(&self, store: &dyn CheckpointStore, part: Part) -> Result<(PartManifest, u64), Fault> {
@@ -90,6 +123,7 @@ impl Keeper {
         let Content::State(now, snapshot) = part.content else { return Ok((manifest, 0)) };
         manifest.watermark = Some(now.watermark);
         manifest.processing_ms = Some(now.processing_ms);
+        manifest.states = snapshot.states.iter().map(StateManifest::of).collect();
         let mut written = 0;
         for table in snapshot.tables {
             let (stored, bytes) = store.write_table(table)?;

@@ -9,11 +9,11 @@ use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Once};
 
-use arrow::array::{BooleanArray, RecordBatch};
+use arrow::array::{ArrayRef, BooleanArray, RecordBatch};
 use arrow::buffer::{BooleanBuffer, Buffer, ScalarBuffer};
 use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
 use tidemill_model::Fault;
-use tidemill_model::component::{Descriptor, LogicKind, Port, StateDescriptor};
+use tidemill_model::component::{Descriptor, LogicKind, Port, StateDescriptor, StateKind, Ttl};
 use tidemill_model::logic::{
     Effects, KeyedIn, Logic, LogicError, LogicFactory, OpenContext, RowError, RowsIn, RowsOut, StateUpdate, TimeDomain,
     TimerChange, TimersIn,
@@ -63,6 +63,9 @@ struct Native {
     descriptor: Descriptor,
 }
 
+// SAFETY: an instance is moved as a whole, and no operator of the tests shares anything with the thread that opened it.
+unsafe impl Send for Native {}
+
 impl Logic for Native {
     fn descriptor(&self) -> &Descriptor {
         &self.descriptor
@@ -111,6 +114,14 @@ impl Logic for Native {
         };
         let effects = self.call(|instance| instance.on_timers(timers))?;
         self.effects(effects, due.key_count)
+    }
+
+    fn migrate_state(&mut self, name: &str, from: u32, values: &ArrayRef) -> Result<ArrayRef, LogicError> {
+        let (count, column) = (values.len(), columns::owned(values));
+        let migrated = self.call(|instance| instance.migrate_state(name, from, column))?;
+        let state = self.descriptor.states.iter().find(|state| state.name == name);
+        let state = state.ok_or_else(|| LogicError::Fatal(format!("there is no state `{name}`")))?;
+        lift(state.field.data_type(), count, &mut Columns::from([migrated]))
     }
 }
 
@@ -223,8 +234,10 @@ fn descriptor(d: &sdk::Descriptor) -> Descriptor {
     let state = |s: &sdk::StateDescriptor| StateDescriptor {
         name: s.name.clone(),
         field: field(&s.value),
+        kind: StateKind::Value,
         codec: s.codec.clone(),
         version: s.version,
+        ttl: (s.ttl > 0).then_some(Ttl { ms: s.ttl, on_read: s.ttl_on_read }),
     };
     Descriptor {
         name: d.name.clone(),

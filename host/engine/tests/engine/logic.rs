@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch};
-use arrow::datatypes::{DataType, Field, Int64Type, SchemaRef};
+use arrow::datatypes::{DataType, Int64Type, SchemaRef};
 use tidemill_model::Fault;
 use tidemill_model::component::{Descriptor, LogicKind, Port, StateDescriptor};
 use tidemill_model::logic::{
@@ -22,6 +22,7 @@ pub struct Native {
     pub keep: Shared<RowsIn, (BooleanArray, Vec<RowError>)>,
     pub keyed: Shared<KeyedIn, Effects>,
     pub timers: Shared<TimersIn, Effects>,
+    pub migrate: Shared<ArrayRef, ArrayRef>,
 }
 
 impl Native {
@@ -44,6 +45,7 @@ impl Native {
             keep: Arc::new(|_| Ok((BooleanArray::from(Vec::<bool>::new()), Vec::new()))),
             keyed: Arc::new(|_| Ok(Effects::default())),
             timers: Arc::new(|_| Ok(Effects::default())),
+            migrate: Arc::new(|_| Err(LogicError::Fatal("no migration".into()))),
         }
     }
 }
@@ -73,6 +75,9 @@ impl Logic for Native {
     fn on_timers(&mut self, due: &TimersIn) -> Result<Effects, LogicError> {
         (self.timers)(due)
     }
+    fn migrate_state(&mut self, _name: &str, _from: u32, values: &ArrayRef) -> Result<ArrayRef, LogicError> {
+        (self.migrate)(values)
+    }
 }
 
 pub fn port(name: &str, schema: &SchemaRef, carry: bool) -> Port {
@@ -80,8 +85,7 @@ pub fn port(name: &str, schema: &SchemaRef, carry: bool) -> Port {
 }
 
 pub fn state(name: &str, data_type: DataType) -> StateDescriptor {
-    let field = Field::new(name, data_type, true);
-    StateDescriptor { name: name.into(), field, codec: String::new(), version: 1 }
+    StateDescriptor::value(name, data_type)
 }
 
 pub fn column(rows: &RecordBatch, name: &str) -> Int64Array {

@@ -9,3 +9,4 @@ mod interrupts;
 mod network;
 mod reports;
 mod support;
+mod upgrades;

@@ -121,6 +121,16 @@ impl Column {
         Ok(())
     }
 
+    /// There is no value any more.
+    pub fn remove(&mut self, slot: Slot, refs: &mut Refs) {
+        self.present[slot as usize / 64] ^= 1 << (slot % 64);
+        self.count -= 1;
+        refs.down(slot);
+        if let Values::Bytes(values) = &mut self.values {
+            *values.get_mut(slot) = Vec::new();
+        }
+    }
+
     /// The column as it is now.
     pub fn freeze(&mut self) -> Self {
         let values = match &mut self.values {
@@ -145,6 +155,20 @@ impl Column {
 
     pub fn is_present(&self, slot: Slot) -> bool {
         self.present[slot as usize / 64] >> (slot % 64) & 1 == 1
+    }
+
+    /// Slots from `from` on that have a value, ascending.
+    pub fn present_slots(&self, from: Slot) -> impl Iterator<Item = Slot> {
+        let first = from as usize / 64;
+        let words = self.present.iter().enumerate().skip(first);
+        words.flat_map(move |(index, &word)| {
+            let mut left = if index == first { word & (u64::MAX << (from % 64)) } else { word };
+            std::iter::from_fn(move || {
+                let bit = left.trailing_zeros();
+                left &= left.wrapping_sub(1);
+                (bit < 64).then(|| (index * 64) as Slot + bit)
+            })
+        })
     }
 
     fn nulls(&self, slots: &[Slot]) -> Option<NullBuffer> {
