@@ -329,7 +329,7 @@ fn lead(leader: &Leader, shared: &Arc<Shared>, keeper: &Keeper, checkpointer: Op
         from: shared.from.as_ref().map(|from| (*from.manifest).clone()),
         dropped: shared.from.as_ref().map(|from| from.dropped.clone()).unwrap_or_default(),
         start_ms: shared.start_ms,
-        silence_ms: leader.team.silence.as_millis() as u64,
+        silence_ms: leader.team.silence_ms(),
     })));
     leader.attend(shared, || {
         supervise(shared, keeper, checkpointer);

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 use tidemill_model::checkpoint::{CheckpointStore, Manifest, ObjectRef, PartManifest};
 use tidemill_model::snapshot::Form;
 use tidemill_model::{Fault, Plan};
@@ -151,7 +151,7 @@ impl Follower {
         if let Some(first) = addresses.first_mut() {
             options.leader.clone_into(first);
         }
-        let shared = match self.prepare(options, start) {
+        let shared = match self.in_company(silence, || self.prepare(options, start)) {
             Ok(shared) => shared,
             Err(fault) => return self.refuse(fault),
         };
@@ -191,6 +191,22 @@ impl Follower {
             Some(Last::Halt) => Followed::Halted,
             _ => Followed::Failed(shared.fault().unwrap_or_else(|| leader_lost(&"it says nothing"))),
         }
+    }
+
+    /// Does something that may take its time, while the leader hears that this process is there.
+    fn in_company<T>(&self, silence: Duration, work: impl FnOnce() -> T) -> T {
+        let (done, is_done) = bounded::<()>(0);
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                while is_done.recv_timeout(NUMBERS_EVERY.min(silence / 4)) == Err(RecvTimeoutError::Timeout) {
+                    // A leader that is lost is noticed where it is listened to.
+                    let _ = messages::send(&self.wire, &Report::Numbers { nodes: Vec::new(), first_row_ns: 0 });
+                }
+            });
+            let outcome = work();
+            drop(done);
+            outcome
+        })
     }
 
     /// Everything that can go wrong before the workers start.

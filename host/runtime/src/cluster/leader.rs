@@ -17,6 +17,7 @@ use tidemill_model::snapshot::Form;
 
 use super::gate::{Gate, Member};
 use super::messages::{self, Order, Report};
+use super::wire::Wire;
 use crate::barrier::Barrier;
 use crate::job::Shared;
 
@@ -26,11 +27,36 @@ const PING_EVERY: Duration = Duration::from_millis(250);
 /// The other processes of a job, and how the leader reaches them.
 #[derive(Clone)]
 pub struct Team {
-    pub gate: Arc<Gate>,
+    pub(crate) gate: Arc<Gate>,
     /// In order; the first is process 1.
-    pub members: Vec<Member>,
+    pub(crate) members: Vec<Member>,
     /// A process that has not been heard of for so long is lost.
-    pub silence: Duration,
+    silence: Duration,
+    /// As long as somebody has it, the members hear that the leader is there, whatever else it does.
+    _company: Arc<()>,
+}
+
+impl Team {
+    pub fn new(gate: Arc<Gate>, members: Vec<Member>, silence: Duration) -> Result<Self, Fault> {
+        let company = Arc::new(());
+        let (wires, kept): (Vec<Wire>, _) =
+            (members.iter().map(|member| member.wire.clone()).collect(), Arc::downgrade(&company));
+        let ping = move || {
+            while kept.upgrade().is_some() {
+                // Who is lost is noticed where it is listened to.
+                wires.iter().for_each(|wire| drop(messages::send(wire, &Order::Ping)));
+                std::thread::sleep(PING_EVERY);
+            }
+        };
+        let spawned = std::thread::Builder::new().name("tidemill-ping".into()).spawn(ping);
+        spawned.map_err(|e| Fault::io(format!("no thread for connections: {e}")))?;
+        Ok(Self { gate, members, silence, _company: company })
+    }
+
+    /// In ms.
+    pub(crate) fn silence_ms(&self) -> u64 {
+        self.silence.as_millis() as u64
+    }
 }
 
 pub(crate) struct Leader {
@@ -130,12 +156,13 @@ impl Leader {
 
     fn speak(&self, shared: &Shared, process: usize, member: &Member, queue: &Receiver<Order>) {
         loop {
-            let order = match queue.recv_timeout(PING_EVERY.min(self.team.silence / 4)) {
-                Ok(order) => order,
-                Err(RecvTimeoutError::Timeout) if self.over.load(Ordering::SeqCst) => return,
-                Err(_) => Order::Ping,
-            };
+            let order = queue.recv_timeout(PING_EVERY);
             shared.look_at_suspicion();
+            let order = match order {
+                Ok(order) => order,
+                Err(RecvTimeoutError::Timeout) if !self.over.load(Ordering::SeqCst) => continue,
+                Err(_) => return,
+            };
             if let Err(error) = messages::send(&member.wire, &order) {
                 return self.lose(shared, process, &error);
             }

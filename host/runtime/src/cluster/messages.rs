@@ -1,11 +1,13 @@
 //! What the processes of a job say to each other beside rows: one line of JSON per message.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Read};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tidemill_model::checkpoint::{Manifest, PartManifest, SplitState};
 use tidemill_model::{Fault, FaultKind};
+
+use super::wire::Wire;
 
 /// Longest message: a manifest, with the positions of very many splits.
 const MESSAGE_BYTES_MAX: u64 = 1 << 30;
@@ -139,10 +141,10 @@ impl From<Told> for Fault {
     }
 }
 
-pub(crate) fn send(mut to: impl Write, message: &impl Serialize) -> std::io::Result<()> {
+pub(crate) fn send(to: &Wire, message: &impl Serialize) -> std::io::Result<()> {
     let mut line = serde_json::to_vec(message)?;
     line.push(b'\n');
-    to.write_all(&line)
+    to.say(&line)
 }
 
 /// The next message; none if the other side has gone.
