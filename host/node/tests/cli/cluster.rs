@@ -27,6 +27,7 @@ sinks:
 }
 
 pub const STORED: &str = "checkpoints: { store: store, interval: 50ms }";
+/// Some seconds, so that what happens meanwhile happens on a busy machine, too.
 pub const SLOWLY: &str = "rate: 20000,";
 
 pub fn tidemill(arguments: &str) -> String {
@@ -134,7 +135,7 @@ sinks:
 #[test]
 fn a_killed_process_costs_nothing_but_time() {
     for victim in ["child", "leader"] {
-        let folder = Folder::with(&[("pipeline.yaml", &numbers(40_000, SLOWLY, STORED))]);
+        let folder = Folder::with(&[("pipeline.yaml", &numbers(120_000, SLOWLY, STORED))]);
         let job = start(&folder, "run pipeline.yaml -p 2 -w 2");
         until_checkpoint(&folder);
         if victim == "child" {
@@ -150,13 +151,13 @@ fn a_killed_process_costs_nothing_but_time() {
             wait_for("the children's end", || workers(&folder).is_empty());
             well(&folder.run(&tidemill("run pipeline.yaml -p 3 -w 1")));
         }
-        is_complete(&folder, 40_000);
+        is_complete(&folder, 120_000);
     }
 }
 
 #[test]
 fn a_stop_a_savepoint_and_another_size_reach_all_processes() {
-    let folder = Folder::with(&[("pipeline.yaml", &numbers(60_000, SLOWLY, STORED))]);
+    let folder = Folder::with(&[("pipeline.yaml", &numbers(160_000, SLOWLY, STORED))]);
     let job = start(&folder, "run pipeline.yaml -p 2 -w 1");
     until_checkpoint(&folder);
     well(&folder.run(&tidemill("savepoint take numbers one")));
@@ -178,7 +179,7 @@ fn a_stop_a_savepoint_and_another_size_reach_all_processes() {
     assert!(ended.stderr.contains("stopped at a checkpoint"), "{ended:?}");
     wait_for("the children's end", || workers(&folder).is_empty());
     well(&folder.run(&tidemill("run pipeline.yaml -p 2 -w 2")));
-    is_complete(&folder, 60_000);
+    is_complete(&folder, 160_000);
 }
 
 #[test]
@@ -237,7 +238,7 @@ fn processes_of_a_hosts_file_wait_for_each_other() {
 
 #[test]
 fn a_worker_that_is_killed_and_one_that_comes_back_take_part() {
-    let folder = two_hosts(&numbers(40_000, SLOWLY, STORED));
+    let folder = two_hosts(&numbers(120_000, SLOWLY, STORED));
     let leader = start(&folder, LEAD);
     let worker = start(&folder, WORK);
     until_checkpoint(&folder);
@@ -248,12 +249,12 @@ fn a_worker_that_is_killed_and_one_that_comes_back_take_part() {
     well(&ended);
     assert!(ended.stderr.contains("error: process 1 was lost"), "{ended:?}");
     well(&worker.end());
-    is_complete(&folder, 40_000);
+    is_complete(&folder, 120_000);
 }
 
 #[test]
 fn a_leader_that_is_started_again_finds_its_workers() {
-    let folder = two_hosts(&numbers(40_000, SLOWLY, STORED));
+    let folder = two_hosts(&numbers(120_000, SLOWLY, STORED));
     let worker = start(&folder, WORK);
     let leader = start(&folder, LEAD);
     until_checkpoint(&folder);
@@ -263,7 +264,7 @@ fn a_leader_that_is_started_again_finds_its_workers() {
     let ended = worker.end();
     well(&ended);
     assert!(ended.stderr.contains("error: process 0, which leads the job, was lost: "), "{ended:?}");
-    is_complete(&folder, 40_000);
+    is_complete(&folder, 120_000);
 }
 
 #[test]
