@@ -19,6 +19,8 @@ const RATE: u64 = 120_000;
 /// Of one job.
 const KILLS_MAX: u64 = 12;
 const PHASES: &[&str] = &["upload", "manifest", "commit", "committing", "restore"];
+/// Those that are not the leader's alone.
+const FOLLOWER_PHASES: &[&str] = &["upload", "committing", "restore"];
 /// A run that takes longer hangs.
 const DEADLINE: Duration = Duration::from_secs(120);
 
@@ -47,13 +49,18 @@ static OPERATORS: LazyLock<PathBuf> = LazyLock::new(|| {
 struct Kind {
     backend: &'static str,
     s3: bool,
+    processes: u64,
 }
 
 const KINDS: &[Kind] = &[
-    Kind { backend: "heap", s3: false },
-    Kind { backend: "rocksdb", s3: false },
-    Kind { backend: "heap", s3: true },
-    Kind { backend: "rocksdb", s3: true },
+    Kind { backend: "heap", s3: false, processes: 1 },
+    Kind { backend: "rocksdb", s3: false, processes: 1 },
+    Kind { backend: "heap", s3: true, processes: 1 },
+    Kind { backend: "rocksdb", s3: true, processes: 1 },
+    Kind { backend: "heap", s3: false, processes: 2 },
+    Kind { backend: "rocksdb", s3: false, processes: 2 },
+    Kind { backend: "heap", s3: true, processes: 2 },
+    Kind { backend: "rocksdb", s3: true, processes: 2 },
 ];
 
 /// A server that speaks S3, for all jobs.
@@ -70,8 +77,10 @@ fn pipeline(kind: Kind, durable: bool, life: u64) -> String {
     let store = if kind.s3 && durable { format!("s3://{BUCKET}/life-{life}") } else { "store".into() };
     let durability = match durable {
         true => format!(
-            "state: {{ backend: {}, directory: work }}\ncheckpoints: {{ store: '{store}', interval: 60ms, keep: 2 }}\nrestart: {{ strategy: none }}",
-            kind.backend
+            "state: {{ backend: {}, directory: work }}\ncheckpoints: {{ store: '{store}', interval: 60ms, keep: 2 }}\nrestart: {{ {} }}",
+            kind.backend,
+            // A job that has lost another process goes on by itself.
+            if kind.processes > 1 { "strategy: fixed_delay, attempts: 3, delay: 10ms" } else { "strategy: none" }
         ),
         false => String::new(),
     };
@@ -155,6 +164,7 @@ fn difference(expected: &BTreeMap<String, Vec<String>>, got: &BTreeMap<String, V
 fn tidemill(folder: &Path, kind: Kind, workers: usize) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tidemill"));
     command.args(["run", "pipeline.yaml", "--quiet", "--workers", &workers.to_string()]).current_dir(folder);
+    command.args(["--processes", &kind.processes.to_string()]);
     command.env("XDG_CACHE_HOME", Path::new(env!("CARGO_TARGET_TMPDIR")).join("cli-cache"));
     command.env("XDG_RUNTIME_DIR", folder).env("TIDEMILL_LOG", "warn");
     if kind.s3 {
@@ -174,24 +184,53 @@ impl Random {
     }
 }
 
-/// Runs until the end or `kill_after`. None: it was killed, by us or by itself at a phase.
-fn run(mut command: Command, kill_after: Option<Duration>) -> (Option<ExitStatus>, String) {
+/// Who is killed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Victim {
+    Leader,
+    Follower,
+}
+
+/// How a run went.
+struct Ran {
+    /// None: the leader was killed, by us or by itself at a phase.
+    status: Option<ExitStatus>,
+    stderr: String,
+    /// We have killed another process of it.
+    follower_killed: bool,
+}
+
+/// Runs until the end or, if the leader is to be killed, until then.
+fn run(mut command: Command, kill_after: Option<(Duration, Victim)>) -> Ran {
     let mut child = command.spawn().expect("tidemill starts");
-    let began = Instant::now();
+    let (began, mut kill_after, mut follower_killed) = (Instant::now(), kill_after, false);
     loop {
         if let Some(status) = child.try_wait().expect("the process can be waited for") {
             let mut stderr = String::new();
             std::io::Read::read_to_string(&mut child.stderr.take().expect("piped"), &mut stderr).expect("text");
-            return (status.code().map(|_| status), stderr);
+            return Ran { status: status.code().map(|_| status), stderr, follower_killed };
         }
-        if kill_after.is_some_and(|after| began.elapsed() >= after) {
-            child.kill().expect("it is ours");
-            child.wait().expect("it ends");
-            return (None, String::new());
+        if let Some((after, victim)) = kill_after
+            && began.elapsed() >= after
+        {
+            if victim == Victim::Leader {
+                child.kill().expect("it is ours");
+                child.wait().expect("it ends");
+                return Ran { status: None, stderr: String::new(), follower_killed };
+            }
+            follower_killed = kill_children(child.id());
+            kill_after = None;
         }
         assert!(began.elapsed() < DEADLINE, "a run hangs");
         std::thread::sleep(Duration::from_millis(1));
     }
+}
+
+/// False: there was none.
+fn kill_children(parent: u32) -> bool {
+    let children = std::fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).unwrap_or_default();
+    let kill = |child: &str| Command::new("sh").args(["-c", &format!("kill -KILL {child}")]).status();
+    children.split_whitespace().filter(|child| kill(child).is_ok_and(|status| status.success())).count() > 0
 }
 
 /// A whole number from the environment.
@@ -203,7 +242,7 @@ fn setting(name: &str, default: u64) -> u64 {
 fn nothing_is_lost_and_nothing_comes_twice() {
     let reference = tempfile::tempdir().expect("a folder");
     std::fs::write(reference.path().join("pipeline.yaml"), pipeline(KINDS[0], false, 0)).expect("a file");
-    let (status, stderr) = run(tidemill(reference.path(), KINDS[0], 2), None);
+    let Ran { status, stderr, .. } = run(tidemill(reference.path(), KINDS[0], 2), None);
     assert!(status.is_some_and(|s| s.success()), "the run without a fault: {stderr}");
     let expected = output(reference.path());
     assert_eq!(expected["rows"].len() as u64, ROWS);
@@ -226,26 +265,34 @@ fn one_life(kind: Kind, expected: &BTreeMap<String, Vec<String>>, random: &mut R
     std::fs::write(folder.path().join("pipeline.yaml"), pipeline(kind, true, life)).expect("a file");
     let (mut story, mut kills) = (Vec::new(), 0);
     loop {
-        let workers = 1 + random.below(3) as usize;
+        let workers = 1 + random.below(4 - kind.processes) as usize;
         let mut command = tidemill(folder.path(), kind, workers);
         let mut after = None;
         // Lives end: from some kill on nobody disturbs it.
         if kills < KILLS_MAX {
+            let victim = [Victim::Leader, Victim::Follower][random.below(kind.processes) as usize];
             if random.below(2) == 0 {
-                let phase = PHASES[random.below(PHASES.len() as u64) as usize];
+                let phases = if victim == Victim::Leader { PHASES } else { FOLLOWER_PHASES };
+                let phase = phases[random.below(phases.len() as u64) as usize];
                 let nth = 1 + random.below(6);
                 command.env("TIDEMILL_KILL_AT", format!("{phase}:{nth}"));
-                story.push(format!("{workers} workers, {phase}:{nth}"));
+                command.env("TIDEMILL_KILL_PROCESS", (victim as u8).to_string());
+                story.push(format!("{workers} workers, {victim:?} {phase}:{nth}"));
             } else {
                 let ms = 20 + random.below(700);
-                after = Some(Duration::from_millis(ms));
-                story.push(format!("{workers} workers, {ms} ms"));
+                after = Some((Duration::from_millis(ms), victim));
+                story.push(format!("{workers} workers, {victim:?} {ms} ms"));
             }
         } else {
             story.push(format!("{workers} workers"));
         }
-        match run(command, after) {
+        let ran = run(command, after);
+        // At a phase it may kill itself more often than the job is started again.
+        let lost = ran.stderr.contains("process 1 was lost: ") || ran.stderr.contains("process 1 ended before");
+        kills += u64::from(ran.follower_killed || lost);
+        match (ran.status, ran.stderr) {
             (None, _) => kills += 1,
+            (Some(status), _) if !status.success() && lost => {}
             (Some(status), stderr) => {
                 assert!(status.success(), "{kind:?}, {story:?}: {stderr}");
                 let output = if kind.s3 { remote_output(life) } else { output(folder.path()) };
@@ -287,10 +334,10 @@ sinks:
         std::fs::write(folder.path().join("pipeline.yaml"), text).expect("a file");
         run(tidemill(folder.path(), KINDS[2], 2), None)
     };
-    let (status, stderr) = run_it(&write);
+    let Ran { status, stderr, .. } = run_it(&write);
     assert!(status.is_some_and(|s| s.success()), "{stderr}");
     let rows = |path: &str| {
-        let (status, stderr) = run_it(&read(path));
+        let Ran { status, stderr, .. } = run_it(&read(path));
         assert!(status.is_some_and(|s| s.success()), "{path}: {stderr}");
         let parts = std::fs::read_dir(folder.path().join("out")).expect("a folder").map(|part| part.expect("a file"));
         let text = parts.map(|part| std::fs::read_to_string(part.path()).expect("text")).collect::<String>();
@@ -308,7 +355,7 @@ sinks:
         ("s3://no-such-bucket/x.csv".into(), "no-such-bucket"),
         ("s3:///x.csv".into(), "names no bucket"),
     ] {
-        let (status, stderr) = run_it(&read(&path));
+        let Ran { status, stderr, .. } = run_it(&read(&path));
         assert!(status.is_some_and(|s| !s.success()) && stderr.contains(words), "{path}: {stderr}");
     }
 }

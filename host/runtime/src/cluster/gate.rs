@@ -283,3 +283,85 @@ fn thread(name: &str, run: impl FnOnce() + Send + 'static) -> Result<(), Fault> 
     let spawned = std::thread::Builder::new().name(name.into()).spawn(run);
     spawned.map(drop).map_err(|e| Fault::io(format!("no thread for connections: {e}")))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gate(process: usize, secret: &str) -> Gate {
+        let identity = Identity { pipeline: "p".into(), file: "f".into(), components: Vec::new() };
+        let address = "127.0.0.1:0".into();
+        Gate::open(GateOptions { identity, process, address, secret: secret.into(), tls: None }).unwrap()
+    }
+
+    #[test]
+    fn generations_processes_and_secrets_decide_who_comes_in() {
+        /// Generation here and there, the process looked for, what it is for, the secret; what is said, and whether to try again.
+        type Case = (u64, u64, usize, Kind, &'static str, Option<(&'static str, bool)>);
+        let cases: &[Case] = &[
+            (5, 5, 0, Kind::Data, "same", None),
+            (5, 5, 0, Kind::Credit, "same", None),
+            (5, 0, 0, Kind::Control, "same", None),
+            (5, 4, 0, Kind::Data, "same", Some(("its generation 4 of the job is over: this is generation 5", false))),
+            (5, 6, 0, Kind::Data, "same", Some(("generation 6 has not begun here", true))),
+            (5, 5, 2, Kind::Data, "same", Some(("this is process 0, and it looks for process 2", false))),
+            (5, 5, 0, Kind::Data, "another", Some(("the secrets of the two processes differ", false))),
+        ];
+        for (here, there, to, kind, secret, expected) in cases {
+            let (listener, caller) = (gate(0, "same"), gate(1, secret));
+            listener.begin(*here);
+            let dialled = caller.dial(*to, &listener.address().to_string(), "own", *kind, *there);
+            match (dialled, expected) {
+                (Ok(_), None) => {
+                    let arrived =
+                        || listener.door.lock().iter().any(|(hello, _)| (hello.from, hello.kind) == (1, *kind));
+                    let deadline = Instant::now() + Duration::from_secs(10);
+                    while !arrived() {
+                        assert!(Instant::now() < deadline, "it does not arrive");
+                        std::thread::yield_now();
+                    }
+                }
+                (Err(refused), Some((why, again))) => {
+                    assert!(refused.fault.message.contains(why), "{}", refused.fault);
+                    assert_eq!(refused.again, *again, "{}", refused.fault);
+                    assert!(listener.door.lock().is_empty(), "nobody sees it");
+                }
+                (got, _) => panic!("{here} {there} {kind:?}: {:?}, expected {expected:?}", got.map(|_| ())),
+            }
+        }
+    }
+
+    #[test]
+    fn connections_of_earlier_generations_are_dropped_when_a_new_one_begins() {
+        let (listener, caller) = (gate(0, "same"), gate(1, "same"));
+        listener.begin(3);
+        let address = listener.address().to_string();
+        let _data = caller.dial(0, &address, "own", Kind::Data, 3).unwrap();
+        let _control = caller.dial(0, &address, "own", Kind::Control, 0).unwrap();
+        assert!(listener.expect(1, Kind::Data, 4, || false).is_none());
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while listener.door.lock().len() < 2 {
+            assert!(Instant::now() < deadline, "they do not arrive");
+            std::thread::yield_now();
+        }
+        listener.begin(4);
+        let left: Vec<Kind> = listener.door.lock().iter().map(|(hello, _)| hello.kind).collect();
+        assert_eq!(left, [Kind::Control], "who waits for a generation takes part in the next one");
+        assert_eq!(listener.gather(2, || true, |_| {}).map(|members| members.len()), Some(1));
+    }
+
+    #[test]
+    fn whoever_speaks_otherwise_is_not_let_in() {
+        use std::io::{Read, Write};
+        let listener = gate(0, "same");
+        for words in ["GET / HTTP/1.1\r\n\r\n", "tidemill {}\n", "tidemill \n", "\n"] {
+            let mut socket = TcpStream::connect(listener.address()).unwrap();
+            socket.write_all(words.as_bytes()).unwrap();
+            let mut said = Vec::new();
+            // It may be reset, with what was said in it.
+            let _ = socket.read_to_end(&mut said);
+            assert_eq!(String::from_utf8_lossy(&said), "", "{words:?} is told nothing");
+        }
+        assert!(listener.door.lock().is_empty());
+    }
+}

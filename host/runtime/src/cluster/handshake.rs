@@ -23,6 +23,9 @@ const PROTOCOL: u32 = 1;
 const GREETING: &str = "tidemill ";
 /// Longest line: a pipeline has some hundred components at most.
 const LINE_BYTES_MAX: usize = 256 << 10;
+/// What to do about somebody who does not speak like a process of Tidemill.
+const STRANGE: &str = "see that the hosts file names the right port, and that all processes use TLS, or none; with TLS, each \
+                       needs a certificate signed by the others' `--tls-ca`";
 /// The whole of it takes a few round trips.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -102,8 +105,13 @@ pub struct Refused {
 }
 
 impl Refused {
-    fn lost(error: &dyn std::fmt::Display, peer: &str) -> Self {
-        Self { fault: Fault::io(format!("{peer}: {error}")), again: true }
+    fn lost(error: &std::io::Error, peer: &str) -> Self {
+        let fault = Fault::io(format!("{peer}: {error}"));
+        // What makes no sense now will make none later.
+        match error.kind() {
+            std::io::ErrorKind::InvalidData => Self::finally(fault.with_help(STRANGE)),
+            _ => Self::for_now(fault),
+        }
     }
 
     pub fn finally(fault: Fault) -> Self {
@@ -249,18 +257,23 @@ fn send(mut wire: &Wire, word: &impl Serialize) -> std::io::Result<String> {
     Ok(line)
 }
 
+fn strange() -> std::io::Error {
+    let text = "this is not what a process of Tidemill says";
+    std::io::Error::new(std::io::ErrorKind::InvalidData, text)
+}
+
 /// A byte at a time: what follows the line is not ours.
 fn receive<T: DeserializeOwned>(mut wire: &Wire) -> std::io::Result<(T, String)> {
     let (mut line, mut byte) = (Vec::new(), [0]);
     while line.last() != Some(&b'\n') {
         if line.len() >= LINE_BYTES_MAX {
-            return Err(std::io::Error::other("this is not what a process of Tidemill says"));
+            return Err(strange());
         }
         wire.read_exact(&mut byte)?;
         line.push(byte[0]);
         // Others are told apart at once: they may never send a line.
         if line.len() <= GREETING.len() && !GREETING.as_bytes().starts_with(&line) {
-            return Err(std::io::Error::other("this is not what a process of Tidemill says"));
+            return Err(strange());
         }
     }
     let line = String::from_utf8(line).map_err(std::io::Error::other)?;

@@ -27,8 +27,9 @@ use crate::job::Shared;
 const CONNECT_DEADLINE: Duration = Duration::from_secs(20);
 /// Between attempts to reach a process that is about to begin.
 const AGAIN: Duration = Duration::from_millis(10);
-/// A message that ends timely's stream: a header of six zero words.
-const LAST_HEADER_BYTES: usize = 48;
+
+/// Of a header of timely's.
+const HEADER_BYTES: usize = 48;
 
 /// The connections of one process to all others, in one generation.
 pub(crate) struct Mesh {
@@ -82,7 +83,14 @@ impl Mesh {
         let gone = Arc::new(Gone::default());
         let link = |(process, wire): (usize, &Option<Wire>)| {
             let wire = wire.clone()?;
-            Some(Link { wire, process, gone: gone.clone(), shared: shared.clone(), tail: 0, broken: false })
+            Some(Link {
+                wire,
+                process,
+                gone: gone.clone(),
+                shared: shared.clone(),
+                said: Said::default(),
+                broken: false,
+            })
         };
         let links: Vec<Option<Link>> = self.data.iter().enumerate().map(link).collect();
         match start(links, shared, ledger) {
@@ -171,9 +179,41 @@ struct Link {
     process: usize,
     gone: Arc<Gone>,
     shared: Arc<Shared>,
-    /// Zero bytes that were read last.
-    tail: usize,
+    said: Said,
     broken: bool,
+}
+
+/// How far timely's messages have been read.
+#[derive(Default)]
+struct Said {
+    /// Of a header that is not complete.
+    header: Vec<u8>,
+    /// Bytes left of a message.
+    rest: usize,
+    /// The message was read that ends the stream.
+    last: bool,
+}
+
+impl Said {
+    fn read(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let skipped = self.rest.min(bytes.len());
+            (self.rest, bytes) = (self.rest - skipped, &bytes[skipped..]);
+            while let (0, Some((&byte, more))) = (self.rest, bytes.split_first()) {
+                bytes = more;
+                self.header.push(byte);
+                if let Some(length) = whole_header(&self.header) {
+                    self.header.clear();
+                    (self.rest, self.last) = (length, length == 0);
+                }
+            }
+        }
+    }
+}
+
+/// Length of the message behind a header, once all of the header is there: the fifth of six words.
+fn whole_header(bytes: &[u8]) -> Option<usize> {
+    (bytes.len() == HEADER_BYTES).then(|| u64::from_be_bytes(bytes[32..40].try_into().expect("8 bytes")) as usize)
 }
 
 impl Link {
@@ -192,12 +232,9 @@ impl Read for Link {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         let read = (&self.wire).read(into);
         match &read {
-            Ok(0) if self.tail >= LAST_HEADER_BYTES => self.gone.wait(),
+            Ok(0) if self.said.last => {}
             Ok(0) => self.suspect(&"its connection ended"),
-            Ok(n) => {
-                let zeros = into[..*n].iter().rev().take(LAST_HEADER_BYTES).take_while(|byte| **byte == 0).count();
-                self.tail = if zeros == *n { self.tail + zeros } else { zeros };
-            }
+            Ok(n) => self.said.read(&into[..*n]),
             Err(error) => self.suspect(error),
         }
         read
@@ -221,7 +258,7 @@ impl Write for Link {
 impl Stream for Link {
     fn try_clone(&self) -> io::Result<Self> {
         let (wire, gone, shared) = (self.wire.clone(), self.gone.clone(), self.shared.clone());
-        Ok(Self { wire, process: self.process, gone, shared, tail: 0, broken: false })
+        Ok(Self { wire, process: self.process, gone, shared, said: Said::default(), broken: false })
     }
 
     fn set_nonblocking(&self, _: bool) -> io::Result<()> {
@@ -232,5 +269,35 @@ impl Stream for Link {
     fn shutdown(&self, how: Shutdown) -> io::Result<()> {
         self.wire.shut(how);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use timely::communication::networking::MessageHeader;
+
+    #[test]
+    fn the_last_message_is_told_from_zeros_however_it_is_cut() {
+        let header =
+            |length| MessageHeader { channel: 3, source: 1, target_lower: 0, target_upper: 1, length, seqno: 9 };
+        let mut stream = Vec::new();
+        for length in [1, 200, 48] {
+            header(length).write_to(&mut stream).unwrap();
+            stream.resize(stream.len() + length, 0);
+        }
+        let without_end = stream.len();
+        header(0).write_to(&mut stream).unwrap();
+        for step in [1, 7, 48, 1000] {
+            let mut said = Said::default();
+            for (at, piece) in stream.chunks(step).enumerate() {
+                assert!(!said.last || at * step > without_end);
+                said.read(piece);
+            }
+            assert!(said.last, "in pieces of {step}");
+            let mut said = Said::default();
+            stream[..without_end].chunks(step).for_each(|piece| said.read(piece));
+            assert!(!said.last, "zeros of a message are no end");
+        }
     }
 }

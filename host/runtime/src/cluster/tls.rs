@@ -27,6 +27,8 @@ mod with_rustls {
     use rustls::server::WebPkiClientVerifier;
     use rustls::{ClientConfig, ClientConnection, Connection, RootCertStore, ServerConfig, ServerConnection};
 
+    use tidemill_model::FaultKind;
+
     use super::{Fault, TcpStream, TlsFiles};
 
     /// Read from the network at a time: a TLS record.
@@ -113,7 +115,11 @@ mod with_rustls {
     impl Session {
         fn begin(mut connection: Connection, socket: &TcpStream) -> Result<Self, Fault> {
             while connection.is_handshaking() {
-                connection.complete_io(&mut { socket }).map_err(|e| refused(&e))?;
+                connection.complete_io(&mut { socket }).map_err(|e| match e.kind() {
+                    io::ErrorKind::InvalidData => refused(&e),
+                    // It may have gone, and come back.
+                    _ => Fault { kind: FaultKind::Io, ..refused(&e) },
+                })?;
             }
             Ok(Self { connection: Mutex::new(connection), raw: Mutex::default(), sending: Mutex::default() })
         }
@@ -136,7 +142,10 @@ mod with_rustls {
                 }
                 let mut connection = lock(&self.connection);
                 connection.read_tls(&mut *raw)?;
-                connection.process_new_packets().map_err(io::Error::other)?;
+                connection.process_new_packets().map_err(|e| {
+                    let text = format!("no encrypted connection: {e}");
+                    io::Error::new(io::ErrorKind::InvalidData, text)
+                })?;
             }
         }
 
