@@ -47,7 +47,8 @@ pub trait RemoteFolder: ObjectStore {
     fn complete(&self, upload: &Upload) -> Result<Completed, Fault>;
     /// Gives it up: object name and id. One that is not there is no error.
     fn abandon(&self, name: &str, id: &str) -> Result<(), Fault>;
-    /// Object names and ids of uploads under way in this folder.
+    /// Object names and ids of uploads under way in this folder, as far as the server tells: MinIO does not, and ends old ones
+    /// itself.
     fn uploads(&self) -> Result<Vec<(String, String)>, Fault>;
 }
 
