@@ -9,6 +9,7 @@ use std::process::{Command, ExitStatus, Stdio};
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
+use tidemill_model::checkpoint::ObjectStore;
 use tidemill_store::s3::Bucket;
 use tidemill_store::testing::S3Server;
 
@@ -83,6 +84,8 @@ fn pipeline(kind: Kind, durable: bool, life: u64) -> String {
         ),
         false => String::new(),
     };
+    // Files go where the checkpoints are.
+    let out = if kind.s3 && durable { format!("s3://{BUCKET}/out-{life}") } else { "out".into() };
     let rate = if durable { format!("rate: {RATE}, ") } else { String::new() };
     format!(
         "name: chaos\n{durability}\n\
@@ -97,14 +100,28 @@ fn pipeline(kind: Kind, durable: bool, life: u64) -> String {
          \x20 counted: {{ input: counts, select: [k, count] }}\n\
          \x20 windows: {{ input: numbers, key: [k], window: {{ tumbling: 5s }}, aggregates: {{ rows: count(*), sum: sum(n), mean: avg(n) }} }}\n\
          sinks:\n\
-         \x20 rows: {{ input: numbers, file: {{ path: out/rows, format: ndjson }} }}\n\
-         \x20 counted_out: {{ input: counted, file: {{ path: out/counted, format: ndjson, roll_rows: 5000 }} }}\n\
-         \x20 totals_out: {{ input: totals, file: {{ path: out/totals, format: ndjson }} }}\n\
-         \x20 windows_out: {{ input: windows, file: {{ path: out/windows, format: ndjson }} }}\n"
+         \x20 rows: {{ input: numbers, file: {{ path: '{out}/rows', format: ndjson }} }}\n\
+         \x20 counted_out: {{ input: counted, file: {{ path: '{out}/counted', format: ndjson, roll_rows: 5000 }} }}\n\
+         \x20 totals_out: {{ input: totals, file: {{ path: '{out}/totals', format: ndjson }} }}\n\
+         \x20 windows_out: {{ input: windows, file: {{ path: '{out}/windows', format: ndjson }} }}\n"
     )
 }
 
-/// Visible rows by sink, sorted.
+/// Visible rows by sink, sorted, of a life on S3.
+fn remote_output(life: u64) -> BTreeMap<String, Vec<String>> {
+    let bucket = Bucket::open(BUCKET, &format!("out-{life}"), &S3.options()).expect("a bucket");
+    let mut output: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (name, _) in bucket.list("").expect("objects") {
+        let (sink, _) = name.split_once('/').expect("an object of a sink");
+        let bytes = bucket.get(&name).expect("an object can be read").expect("it is there");
+        let text = String::from_utf8(bytes).expect("text");
+        output.entry(sink.to_owned()).or_default().extend(text.lines().map(str::to_owned));
+    }
+    output.values_mut().for_each(|rows| rows.sort());
+    output
+}
+
+/// The same in a folder.
 fn output(folder: &Path) -> BTreeMap<String, Vec<String>> {
     let mut output = BTreeMap::new();
     for sink in std::fs::read_dir(folder.join("out")).expect("sinks have written") {
@@ -244,8 +261,8 @@ fn nothing_is_lost_and_nothing_comes_twice() {
 /// A job from its beginning to its end, through kills. Their number.
 fn one_life(kind: Kind, expected: &BTreeMap<String, Vec<String>>, random: &mut Random) -> u64 {
     let folder = tempfile::tempdir().expect("a folder");
-    std::fs::write(folder.path().join("pipeline.yaml"), pipeline(kind, true, random.below(u64::MAX >> 32)))
-        .expect("a file");
+    let life = random.below(u64::MAX >> 32);
+    std::fs::write(folder.path().join("pipeline.yaml"), pipeline(kind, true, life)).expect("a file");
     let (mut story, mut kills) = (Vec::new(), 0);
     loop {
         let workers = 1 + random.below(4 - kind.processes) as usize;
@@ -278,11 +295,67 @@ fn one_life(kind: Kind, expected: &BTreeMap<String, Vec<String>>, random: &mut R
             (Some(status), _) if !status.success() && lost => {}
             (Some(status), stderr) => {
                 assert!(status.success(), "{kind:?}, {story:?}: {stderr}");
-                if let Some(difference) = difference(expected, &output(folder.path())) {
+                let output = if kind.s3 { remote_output(life) } else { output(folder.path()) };
+                if let Some(difference) = difference(expected, &output) {
                     panic!("{kind:?}, {story:?} (in {}): {difference}", folder.keep().display());
                 }
                 return kills.max(1);
             }
         }
+    }
+}
+
+#[test]
+fn what_a_sink_has_written_to_s3_a_source_reads_there() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let place = format!("s3://{BUCKET}/files-{}", std::process::id());
+    let write = format!(
+        "name: writing
+sources:
+  numbers: {{ datagen: {{ rows: 20000, columns: {{ n: {{ sequence: {{ start: 1 }} }}, k: {{ hash: {{ modulo: 3 }} }} }} }} }}
+sinks:
+  out: {{ input: numbers, file: {{ path: '{place}/in', format: csv, compression: gzip, roll_rows: 5000, bucket: {{ columns: [k] }} }} }}
+"
+    );
+    let read = |path: &str| {
+        format!(
+            "name: reading
+sources:
+  numbers: {{ file: {{ path: '{path}', format: csv }} }}
+operators:
+  ours: {{ input: numbers, select: [n] }}
+sinks:
+  out: {{ input: ours, file: {{ path: out, format: csv, header: false }} }}
+"
+        )
+    };
+    let run_it = |text: &str| {
+        let _ = std::fs::remove_dir_all(folder.path().join("out"));
+        std::fs::write(folder.path().join("pipeline.yaml"), text).expect("a file");
+        run(tidemill(folder.path(), KINDS[2], 2), None)
+    };
+    let Ran { status, stderr, .. } = run_it(&write);
+    assert!(status.is_some_and(|s| s.success()), "{stderr}");
+    let rows = |path: &str| {
+        let Ran { status, stderr, .. } = run_it(&read(path));
+        assert!(status.is_some_and(|s| s.success()), "{path}: {stderr}");
+        let parts = std::fs::read_dir(folder.path().join("out")).expect("a folder").map(|part| part.expect("a file"));
+        let text = parts.map(|part| std::fs::read_to_string(part.path()).expect("text")).collect::<String>();
+        let mut rows: Vec<u64> = text.lines().map(|row| row.parse().expect("a number")).collect();
+        rows.sort_unstable();
+        rows
+    };
+    let all: Vec<u64> = (1..=20_000).collect();
+    assert_eq!(rows(&format!("{place}/in")), all, "a folder");
+    assert_eq!(rows(&format!("{place}/in/**/*.csv.gz")), all, "a glob");
+    let some = rows(&format!("{place}/in/k=[12]/*.csv.gz"));
+    assert!(some.len() < all.len() && !some.is_empty(), "{} rows", some.len());
+    for (path, words) in [
+        (format!("{place}/nothing/*.csv"), "no object matches"),
+        ("s3://no-such-bucket/x.csv".into(), "no-such-bucket"),
+        ("s3:///x.csv".into(), "names no bucket"),
+    ] {
+        let Ran { status, stderr, .. } = run_it(&read(&path));
+        assert!(status.is_some_and(|s| !s.success()) && stderr.contains(words), "{path}: {stderr}");
     }
 }

@@ -28,4 +28,4 @@ pub use job::{Ending, JobControl, JobHandle, JobSummary, PhaseHook, StartOptions
 pub use metrics::{JobMetrics, NodeMetrics};
 pub use restore::{DEAD_LETTER, StartFrom};
 pub use shadow::ShadowReport;
-pub use upgrade::Upgrade;
+pub use upgrade::{Loader, NewComponent, Upgrade};

@@ -16,10 +16,11 @@ use tidemill_model::checkpoint::PartManifest;
 use tidemill_model::snapshot::Form;
 
 use super::gate::{Gate, Member};
-use super::messages::{self, Order, Report};
+use super::messages::{self, Order, Report, UpgradeStep};
 use super::wire::Wire;
 use crate::barrier::Barrier;
 use crate::job::Shared;
+use crate::upgrade::NewComponent;
 
 /// How often the others hear that the leader is still there.
 const PING_EVERY: Duration = Duration::from_millis(250);
@@ -62,6 +63,8 @@ impl Team {
 pub(crate) struct Leader {
     pub team: Team,
     pub generation: u64,
+    /// Components that have taken over since the pipeline was read.
+    pub components: Vec<NewComponent>,
     /// By process, from 1 on.
     orders: Vec<Sender<Order>>,
     queues: Mutex<Vec<Receiver<Order>>>,
@@ -81,6 +84,7 @@ struct Heard {
     stored: BTreeMap<usize, Result<(Vec<PartManifest>, u64), Fault>>,
     committed: BTreeMap<usize, Option<Fault>>,
     ended: BTreeMap<usize, ()>,
+    upgrade: BTreeMap<usize, (UpgradeStep, Option<Fault>)>,
     /// What their sinks have prepared; each says all of it each time.
     prepared: BTreeMap<usize, Vec<PartManifest>>,
     /// The barrier or commit that they are to answer for.
@@ -90,11 +94,12 @@ struct Heard {
 }
 
 impl Leader {
-    pub fn new(team: Team, generation: u64, base: Option<u64>) -> Arc<Self> {
+    pub fn new(team: Team, generation: u64, base: Option<u64>, components: Vec<NewComponent>) -> Arc<Self> {
         let (orders, queues) = team.members.iter().map(|_| unbounded()).unzip();
         Arc::new(Self {
             team,
             generation,
+            components,
             orders,
             queues: Mutex::new(queues),
             heard: Mutex::new(Heard { base, ..Heard::default() }),
@@ -221,6 +226,9 @@ impl Leader {
                 let mut all = shared.metrics.latency.lock().expect("no panic while held");
                 latency.into_iter().for_each(|(us, rows)| all.saturating_record_n(us, rows));
             }
+            Report::Upgrade { step, fault } => {
+                heard.upgrade.insert(process, (step, fault.map(Fault::from)));
+            }
             Report::Numbers { nodes, first_row_ns } => return shared.metrics.take_in(nodes, first_row_ns),
             Report::Failed(told) => {
                 drop(heard);
@@ -303,6 +311,35 @@ impl Leader {
         let lost = || Fault::io("the job has failed before all processes had committed");
         let faults = self.answers(shared, |heard| &heard.committed).ok_or_else(lost)?;
         faults.into_iter().flatten().next().map_or(Ok(()), Err)
+    }
+
+    /// Lets the others open a component; the first reason why one can't.
+    pub fn prepare(&self, shared: &Shared, component: &NewComponent) -> Result<(), Fault> {
+        self.lock().upgrade.clear();
+        self.order(&Order::Prepare(component.into()));
+        self.upgraded(shared, UpgradeStep::Prepared)
+    }
+
+    /// Whether it works with all others.
+    pub fn tried(&self, shared: &Shared) -> Result<(), Fault> {
+        self.upgraded(shared, UpgradeStep::Tried)
+    }
+
+    /// All others have settled.
+    pub fn settled(&self, shared: &Shared) -> Result<(), Fault> {
+        self.upgraded(shared, UpgradeStep::Settled)
+    }
+
+    /// Waits until all others have come so far.
+    fn upgraded(&self, shared: &Shared, step: UpgradeStep) -> Result<(), Fault> {
+        let mut heard = self.lock();
+        while heard.upgrade.values().filter(|(at, _)| *at == step).count() < self.team.members.len() {
+            if shared.is_aborted() {
+                return Err(Fault::config("the job has ended before"));
+            }
+            heard = self.changed.wait(heard).expect("no panic while held");
+        }
+        heard.upgrade.values().find_map(|(_, fault)| fault.clone()).map_or(Ok(()), Err)
     }
 
     /// A checkpoint was published: the others may rely on what they have stored for it. None: on nothing.
