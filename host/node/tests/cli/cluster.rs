@@ -64,10 +64,15 @@ pub fn is_complete(folder: &Folder, rows: u64) {
 
 /// Processes of this folder that do not lead, but for those that have ended and were not waited for.
 fn workers(folder: &Folder) -> Vec<u32> {
+    processes(folder, b"worker")
+}
+
+/// Processes of this folder that run this command.
+fn processes(folder: &Folder, command: &[u8]) -> Vec<u32> {
     let is_ours = |process: &Path| {
         let arguments = std::fs::read(process.join("cmdline")).unwrap_or_default();
         let here = std::fs::read_link(process.join("cwd")).is_ok_and(|cwd| cwd == folder.path());
-        here && arguments.split(|byte| *byte == 0).nth(1) == Some(b"worker")
+        here && arguments.split(|byte| *byte == 0).nth(1) == Some(command)
     };
     let all = std::fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path());
     all.filter(|path| is_ours(path)).filter_map(|path| path.file_name()?.to_str()?.parse().ok()).collect()
@@ -153,6 +158,38 @@ fn a_killed_process_costs_nothing_but_time() {
         }
         is_complete(&folder, 120_000);
     }
+}
+
+#[test]
+fn restarts_leave_no_thread_behind() {
+    let folder = Folder::with(&[("pipeline.yaml", &numbers(1_000_000, SLOWLY, STORED))]);
+    let job = start(&folder, "run pipeline.yaml -p 3 -w 1 --from none");
+    let threads = |process: u32| std::fs::read_dir(format!("/proc/{process}/task")).map_or(0, Iterator::count);
+    let (mut most, mut victims) = (0, Vec::new());
+    for round in 0..6 {
+        until_checkpoint(&folder);
+        // One of them dies, the other one and the leader go on.
+        wait_for("two children", || {
+            victims = workers(&folder);
+            victims.len() == 2
+        });
+        victims.sort_unstable();
+        let stays: Vec<u32> = processes(&folder, b"run").into_iter().chain([victims[0]]).collect();
+        let count = || stays.iter().map(|process| threads(*process)).sum::<usize>();
+        match round {
+            0 => most = count(),
+            // Some live for a moment only.
+            _ => wait_for("as many threads as before", || count() <= most),
+        }
+        kill(victims[1]);
+        let before = victims[1];
+        wait_for("another child", || {
+            let now = workers(&folder);
+            now.len() == 2 && !now.contains(&before)
+        });
+    }
+    job.signal("KILL");
+    job.end();
 }
 
 #[test]
