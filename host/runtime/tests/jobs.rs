@@ -14,7 +14,7 @@ use tidemill_model::source::{Polled, Position, ReadBudget, Source, Split, SplitR
 use tidemill_model::time::{Now, WATERMARK_MIN, WatermarkStrategy};
 use tidemill_model::{Batch, Collector, DeadRow, Fault, Operator, OperatorContext, OperatorFactory, Progress, limits};
 use tidemill_runtime::cluster::{FollowOptions, Followed, Gate, GateOptions, Identity, Team, follow};
-use tidemill_runtime::{Ending, JobHandle, StartOptions, start, start_with};
+use tidemill_runtime::{Ending, JobHandle, Loader, StartOptions, start, start_with};
 
 fn schema() -> SchemaRef {
     Arc::new(Schema::new(vec![Field::new("n", DataType::Int64, false)]))
@@ -422,7 +422,9 @@ fn start_two_processes(plan: Plan) -> JobHandle {
     std::thread::spawn(move || {
         let (plan, gate, own) = (&other, &there, there.address().to_string());
         let scratch = std::env::temp_dir();
-        let options = FollowOptions { plan, gate, leader: &leader, own: &own, store: None, scratch, phases: None };
+        let loader: Loader = Arc::new(|_, _, _| Err(Fault::internal("nothing is upgraded here")));
+        let (leader, own) = (&*leader, &*own);
+        let options = FollowOptions { plan, gate, leader, own, store: None, scratch, loader, phases: None };
         assert!(matches!(follow(&options), Ok(Followed::Finished)));
     });
     let members = here.gather(2, || true, |_| {}).unwrap();
