@@ -402,8 +402,10 @@ fn a_stalled_sink_stops_the_source_within_the_budgets() {
         let setup = Setup { exchange: Exchange::Forward, ..Setup::new(0, Behaviour::Amplify) };
         stall(setup, edge_bytes, buffer_bytes, |plan| start(plan, 2).unwrap());
     }
-    // Rows on their way to another process, and in it, are charged to whoever has sent them.
-    stall(Setup::new(0, Behaviour::Amplify), 1 << 20, limits::BUFFER_BYTES_MAX, start_two_processes);
+    // Rows on their way to another process, and in it, are charged to whoever has sent them. With one key, one process sends all.
+    let mut setup = Setup::new(0, Behaviour::Amplify);
+    (setup.source.splits, setup.source.modulo) = (2, 1);
+    stall(setup, 1 << 20, limits::BUFFER_BYTES_MAX, start_two_processes);
     let mut setup = Setup::new(10, Behaviour::Amplify);
     setup.options.buffer_bytes = 1 << 20;
     let fault = start(setup.plan().0, 32).err().unwrap();
