@@ -369,14 +369,23 @@ impl Follower {
     /// Stores and commits what the leader asks for, in order.
     fn keep(&self, keeper: &Keeper, store: Option<&dyn CheckpointStore>, loader: &Loader, todo: &Receiver<Task>) {
         let mut prepared = None;
+        // What the leader knows of, by the checkpoint that names it: at the end of the input more is prepared, perhaps
+        // before the last checkpoint is published.
+        let mut named = BTreeMap::new();
         while let Ok(task) = todo.recv() {
             match task {
                 Task::Barrier { number, base } => {
                     let Some(parts) = self.reached(&keeper.shared) else { continue };
-                    self.report(self.stored(keeper, store, number, base, parts));
+                    let report = self.stored(keeper, store, number, base, parts);
+                    named = BTreeMap::from([(number, keeper.all_prepared())]);
+                    self.report(report);
                 }
                 Task::Commit { number } => {
-                    let fault = keeper.commit().err().map(Into::into);
+                    let committed = match named.remove(&number) {
+                        Some(published) => keeper.commit_of(&published),
+                        None => keeper.commit(),
+                    };
+                    let fault = committed.err().map(Into::into);
                     self.report(Report::Committed { number, fault });
                 }
                 Task::Prepare(component) => {

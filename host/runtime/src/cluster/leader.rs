@@ -209,7 +209,9 @@ impl Leader {
         match report {
             Report::Frozen { number, tick } if number == current => drop(heard.frozen.insert(process, tick)),
             Report::Announced { number } if number == current => drop(heard.announced.insert(process, ())),
-            Report::Stored { number, parts, prepared, written } if number == current => {
+            Report::Stored { number, mut parts, prepared, written } if number == current => {
+                // With what was prepared up to the barrier: by the time this is published the process may have said more.
+                parts.extend(prepared.iter().cloned());
                 heard.prepared.insert(process, prepared);
                 heard.stored.insert(process, Ok((parts, written)));
             }
@@ -290,8 +292,7 @@ impl Leader {
         let all: Result<Vec<(Vec<PartManifest>, u64)>, Fault> = all.into_iter().collect();
         Some(all.map(|all| {
             let written = all.iter().map(|(_, written)| written).sum();
-            let parts = all.into_iter().flat_map(|(parts, _)| parts);
-            (parts.chain(self.prepared()).collect(), written)
+            (all.into_iter().flat_map(|(parts, _)| parts).collect(), written)
         }))
     }
 
