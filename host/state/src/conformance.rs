@@ -2,6 +2,7 @@
 //!
 //! The reference is a `BTreeMap`: a [`Step`] is done on both and the answers compared.
 
+mod entries;
 mod lives;
 mod snapshots;
 
@@ -52,6 +53,7 @@ pub fn conformance(factory: &dyn StateBackendFactory) {
     wrong_values_are_refused(factory);
     snapshots::snapshots(factory);
     lives::lives(factory);
+    entries::entries(factory);
     for seed in 0..20 {
         check_steps(factory, &random_steps(seed));
     }

@@ -39,16 +39,14 @@ impl Lowered {
     }
 
     pub(super) fn keys(&self, count: usize, states: &[ArrayRef]) -> sdk::Keys<'_> {
-        let owned = |a: &ArrayRef| {
-            let data = rebase(a.to_data());
-            let column = column_ref(&data);
-            sdk::Column {
-                validity: column.validity.to_vec(),
-                offsets: column.offsets.to_vec(),
-                data: column.data.to_vec(),
-            }
-        };
-        sdk::Keys { count: count as u32, columns: self.refs(), states: states.iter().map(owned).collect() }
+        sdk::Keys { count: count as u32, columns: self.refs(), states: states.iter().map(Self::owned).collect() }
+    }
+
+    /// One column that is not nested.
+    pub(super) fn owned(array: &ArrayRef) -> sdk::Column {
+        let data = rebase(array.to_data());
+        let column = column_ref(&data);
+        sdk::Column { validity: column.validity.to_vec(), offsets: column.offsets.to_vec(), data: column.data.to_vec() }
     }
 }
 

@@ -15,6 +15,7 @@ use arrow::buffer::ScalarBuffer;
 use arrow::compute::take;
 use arrow::datatypes::{Schema, SchemaRef};
 use arrow::util::display::array_value_to_string;
+use tidemill_model::entries::EntryReads;
 use tidemill_model::key::KeyEncoder;
 use tidemill_model::logic::{Effects, KeyedIn, Logic, LogicError, RowsIn, StateUpdate, TimeDomain, TimersIn};
 use tidemill_model::snapshot::{Form, Restore, Snapshot};
@@ -23,6 +24,7 @@ use tidemill_model::time::Now;
 use tidemill_model::{Batch, Collector, Fault, Operator, Progress};
 
 use super::distinct::Distinct;
+use super::entries::{EntryKeys, Reads};
 use super::outputs::Parents;
 use super::stored;
 use super::{Amplification, Common, Work};
@@ -39,6 +41,7 @@ pub(super) struct Keyed {
     /// One per input; they agree on types.
     encoders: Vec<KeyEncoder>,
     key_schema: SchemaRef,
+    entry_keys: EntryKeys,
     timers: Timers,
     now: Now,
     work: Option<Work>,
@@ -58,13 +61,15 @@ impl Keyed {
         state: Box<dyn StateBackend>,
         encoders: Vec<KeyEncoder>,
         key_schema: SchemaRef,
-    ) -> Self {
-        Self {
+    ) -> Result<Self, Fault> {
+        let entry_keys = EntryKeys::new(&common.descriptor.states)?;
+        Ok(Self {
             common,
             logic,
             state,
             encoders,
             key_schema,
+            entry_keys,
             timers: Timers::default(),
             now: Now::START,
             work: None,
@@ -73,7 +78,19 @@ impl Keyed {
             rows_in: Amplification::default(),
             timers_in: Amplification::default(),
             distinct: Distinct::default(),
-        }
+        })
+    }
+
+    /// Calls the logic, which may read lists and maps of these slots meanwhile.
+    fn call(
+        &mut self,
+        slots: &[Slot],
+        call: impl FnOnce(&mut dyn Logic, &mut dyn EntryReads) -> Result<Effects, LogicError>,
+    ) -> Result<Result<Effects, LogicError>, Fault> {
+        let (backend, states) = (self.state.as_mut(), &self.common.descriptor.states[..]);
+        let mut reads = Reads { backend, states, keys: &self.entry_keys, slots, failed: None };
+        let result = call(self.logic.as_mut(), &mut reads);
+        reads.failed.map_or(Ok(result), Err)
     }
 
     /// Goes on with rows, then with timers, until a batch's worth has come out.
@@ -173,6 +190,10 @@ impl Keyed {
     fn store(&mut self, effects: &Effects, slots: &[Slot]) -> Result<(), Fault> {
         for update in &effects.updates {
             self.update(update, slots)?;
+        }
+        for update in &effects.entries {
+            let stored = self.entry_keys.store(update, slots, self.state.as_mut())?;
+            stored.map_err(|wrong| self.common.malformed(wrong))?;
         }
         for change in &effects.timers {
             let Some(&slot) = slots.get(change.key as usize) else {
@@ -323,7 +344,8 @@ impl Attempt for RowTask<'_> {
             keys: self.key_columns(&part, &keys.first_rows)?,
             states: self.op.gather(&keys.slots)?,
         };
-        let result = match self.op.logic.process_keyed(&input) {
+        let called = self.op.call(&keys.slots, |logic, reads| logic.process_keyed(&input, reads))?;
+        let result = match called {
             Ok(effects) => Ok(self.apply(&part, rows.start, &keys.slots, effects)?),
             Err(error) => Err(error),
         };
@@ -401,7 +423,8 @@ impl Attempt for TimerTask<'_> {
             states: self.op.gather(slots)?,
             now: self.op.now,
         };
-        let result = match self.op.logic.on_timers(&due) {
+        let called = self.op.call(slots, |logic, reads| logic.on_timers(&due, reads))?;
+        let result = match called {
             Ok(effects) => Ok(self.apply(timers, &times, effects)?),
             Err(error) => Err(error),
         };
