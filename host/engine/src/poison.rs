@@ -32,6 +32,11 @@ pub(crate) fn search(task: &mut impl Attempt, rows: Range<usize>, retries: usize
     halve(task, rows, node)
 }
 
+/// Attempts all rows once, without mercy: whatever goes wrong is a fault.
+pub(crate) fn once(task: &mut impl Attempt, rows: Range<usize>, node: &str) -> Result<(), Fault> {
+    task.attempt(rows)?.map_err(|(LogicError::Trap(text) | LogicError::Fatal(text))| Fault::component(text).at(node))
+}
+
 fn halve(task: &mut impl Attempt, rows: Range<usize>, node: &str) -> Result<(), Fault> {
     match task.attempt(rows.clone())? {
         Ok(()) => Ok(()),

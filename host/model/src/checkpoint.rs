@@ -9,6 +9,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::component::StateDescriptor;
 use crate::fault::Fault;
 use crate::snapshot::{Chunks, NativeFile, Table};
 
@@ -118,6 +119,22 @@ pub struct StateManifest {
     pub version: u32,
 }
 
+impl StateManifest {
+    pub fn of(state: &StateDescriptor) -> Self {
+        let StateDescriptor { name, codec, version, .. } = state;
+        let data_type = state.type_text();
+        Self { name: name.clone(), data_type, codec: codec.clone(), version: *version }
+    }
+
+    /// Err: it has a type that this version of the program does not know.
+    pub fn descriptor(&self) -> Result<StateDescriptor, Fault> {
+        let Self { name, data_type, codec, version } = self;
+        let described = StateDescriptor::of_text(name, data_type);
+        let described = described.map_err(|e| Fault::data(format!("state `{name}` was stored as: {e}")))?;
+        Ok(StateDescriptor { codec: codec.clone(), version: *version, ..described })
+    }
+}
+
 /// What one node held on one worker.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct PartManifest {
@@ -128,6 +145,9 @@ pub struct PartManifest {
     pub watermark: Option<i64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub processing_ms: Option<i64>,
+    /// Keyed states of which it holds values.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub states: Vec<StateManifest>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tables: Vec<StoredTable>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -208,6 +228,11 @@ pub trait CheckpointStore: Send + Sync {
     fn location(&self) -> String;
     /// Claims the next generation: from now on older ones can't publish.
     fn begin_generation(&self) -> Result<u64, Fault>;
+    /// From now on this process, one of several of the start that has claimed `generation`, writes objects for it. It never
+    /// publishes. Fault if a newer generation has begun.
+    fn join_generation(&self, generation: u64, process: usize) -> Result<(), Fault>;
+    /// For such a process: others may have removed all but these objects. Fault if a newer generation has begun.
+    fn rely_on(&self, objects: &[ObjectRef]) -> Result<(), Fault>;
     /// Writes a table. Objects that the store has already are not written again. The second value: bytes that were.
     fn write_table(&self, table: Table) -> Result<(StoredTable, u64), Fault>;
     fn write_file(&self, file: &NativeFile) -> Result<(StoredFile, u64), Fault>;

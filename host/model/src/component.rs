@@ -2,7 +2,7 @@
 
 use arrow::datatypes::{DataType, Field, SchemaRef};
 
-use crate::schema::type_name;
+use crate::schema::{parse_type, type_name};
 
 /// How the host calls an operator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,6 +77,21 @@ impl StateDescriptor {
             StateKind::Value => value,
             StateKind::List => format!("list of {value}"),
             StateKind::Map(entry) => format!("map of {} to {value}", type_name(entry.data_type())),
+        }
+    }
+
+    /// The same from what [`StateDescriptor::type_text`] said.
+    pub fn of_text(name: &str, text: &str) -> Result<Self, String> {
+        let value = |text: &str| parse_type(text).map(|data_type| Self::value(name, data_type));
+        if let Some(of) = text.strip_prefix("list of ") {
+            return Ok(Self { kind: StateKind::List, ..value(of)? });
+        }
+        match text.strip_prefix("map of ").and_then(|of| of.split_once(" to ")) {
+            Some((entry, of)) => {
+                let entry = Field::new("entry", parse_type(entry)?, false);
+                Ok(Self { kind: StateKind::Map(entry), ..value(of)? })
+            }
+            None => value(text),
         }
     }
 

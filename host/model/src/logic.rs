@@ -149,8 +149,8 @@ pub struct OpenContext {
     pub workers: usize,
 }
 
-/// One opened operator on one worker.
-pub trait Logic {
+/// One opened operator on one worker. It is opened on one thread and called on another.
+pub trait Logic: Send {
     fn descriptor(&self) -> &Descriptor;
     /// Stateless, kind `Map`.
     fn process(&mut self, input: &RowsIn) -> Result<Effects, LogicError>;
@@ -159,6 +159,11 @@ pub trait Logic {
     /// `reads`: lists and maps of the keys of the call, for as long as it takes.
     fn process_keyed(&mut self, input: &KeyedIn, reads: &mut dyn EntryReads) -> Result<Effects, LogicError>;
     fn on_timers(&mut self, due: &TimersIn, reads: &mut dyn EntryReads) -> Result<Effects, LogicError>;
+    /// Values of a state as version `from` has written them, in that version's type and without nulls; the same values as the
+    /// present version has them, as many, in its type. No values: whether it could.
+    fn migrate_state(&mut self, name: &str, from: u32, _values: &ArrayRef) -> Result<ArrayRef, LogicError> {
+        Err(LogicError::Fatal(format!("state `{name}` can't be migrated from version {from}")))
+    }
 }
 
 /// Supplies opened operators: one per node and worker.

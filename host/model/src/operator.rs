@@ -4,10 +4,14 @@
 //! goes back; what is emitted in `on_time(now)` belongs to the tick that closes with `now`; after
 //! `Progress::More` the caller calls `resume` until `Done` before anything else.
 
+use std::any::Any;
+use std::sync::Arc;
+
 use crate::batch::Batch;
 use crate::checkpoint::NodeManifest;
 use crate::dead::DeadRow;
 use crate::fault::Fault;
+use crate::logic::LogicFactory;
 use crate::snapshot::{Form, Restore, Snapshot};
 use crate::time::Now;
 
@@ -59,6 +63,63 @@ pub trait Operator {
     fn held(&self) -> u64 {
         0
     }
+    /// Goes on with other logic, opened by [`Successor::open`], on trial: until [`Operator::settle`] it can go back. At a boundary, as
+    /// `snapshot`. From now on a call that traps or can't migrate a value is an error, and has done nothing that `settle` does
+    /// not undo.
+    fn swap(&mut self, _next: OpenedLogic) -> Result<(), Fault> {
+        Err(Fault::internal("this operator has no logic to swap"))
+    }
+    /// Ends a trial. `keep`: the new logic stays. Else the operator is as it was when it was swapped; whoever drives it
+    /// repeats the calls since then.
+    fn settle(&mut self, _keep: bool) -> Result<(), Fault> {
+        Ok(())
+    }
+}
+
+/// Logic that was opened on behalf of one worker; only the operator that it is for knows what is inside.
+pub type OpenedLogic = Box<dyn Any + Send>;
+
+/// Another version of a node's logic, checked against what the node is connected to and against the state that it holds.
+pub trait Successor: Send + Sync {
+    /// What will become of each state, for people.
+    fn changes(&self) -> &[StateChange];
+    /// Opens it for a worker. Takes its time, so it is done on another thread while the node still runs.
+    fn open(&self, context: &OperatorContext) -> Result<OpenedLogic, Fault>;
+    /// What builds the node from now on.
+    fn factory(&self) -> Arc<dyn OperatorFactory>;
+}
+
+/// What becomes of one state when the logic is replaced.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StateChange {
+    pub state: String,
+    pub fate: StateFate,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StateFate {
+    Kept,
+    /// It starts empty.
+    New,
+    /// The values are migrated as they are used, and the rest little by little.
+    Migrated {
+        from: u32,
+        to: u32,
+    },
+    /// Given up, as the user said.
+    Dropped,
+}
+
+impl std::fmt::Display for StateChange {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let state = &self.state;
+        match self.fate {
+            StateFate::Kept => write!(f, "state {state}: kept"),
+            StateFate::New => write!(f, "state {state}: new, starts empty"),
+            StateFate::Migrated { from, to } => write!(f, "state {state}: migrated from version {from} to {to}"),
+            StateFate::Dropped => write!(f, "state {state}: dropped"),
+        }
+    }
 }
 
 /// Where an operator runs.
@@ -78,5 +139,11 @@ pub trait OperatorFactory: Send + Sync {
     /// What a manifest says of the node: operator, component, states. Name and kind are filled in by others.
     fn about(&self) -> NodeManifest {
         NodeManifest::default()
+    }
+    /// The same node with other logic: refused, with the reason, if it does not fit the edges or the state. `dropped`: names of states that
+    /// the user gives up.
+    fn successor(&self, _logic: Arc<dyn LogicFactory>, _dropped: &[String]) -> Result<Arc<dyn Successor>, Fault> {
+        Err(Fault::config("its logic comes from no component")
+            .with_help("stop the job at a savepoint, change the pipeline, and start it with `--from`"))
     }
 }

@@ -13,8 +13,10 @@ use std::sync::Arc;
 use arrow::array::{RecordBatch, UInt16Array};
 use arrow::datatypes::{DataType, Field, SchemaRef};
 
+use crate::component::StateDescriptor;
 use crate::fault::Fault;
 use crate::limits::KEY_GROUPS;
+use crate::state::state_of_table;
 use crate::time::Now;
 
 /// First column of every keyed table: uint16, not null.
@@ -42,6 +44,8 @@ pub type Files = Box<dyn FnOnce() -> Result<Vec<NativeFile>, Fault> + Send>;
 /// What one operator on one worker holds, frozen.
 #[derive(Default)]
 pub struct Snapshot {
+    /// Keyed states that it holds; a state that is being migrated is there in both versions.
+    pub states: Vec<StateDescriptor>,
     pub tables: Vec<Table>,
     /// None: there are only tables.
     pub files: Option<Files>,
@@ -49,7 +53,7 @@ pub struct Snapshot {
 
 /// Rows of one kind: the values of a state, timers, panes.
 pub struct Table {
-    /// Unique within the operator: `state/NAME`, `timers/event`, `panes`.
+    /// Unique within the operator: `state/NAME@VERSION`, `timers/event`, `panes`.
     pub name: String,
     /// With what is to be known of the rows as metadata (`version`, `codec`).
     pub schema: SchemaRef,
@@ -74,6 +78,14 @@ pub trait Restore {
     fn now(&self) -> Now;
     /// Name and schema of each table, in the order of names.
     fn tables(&self) -> Vec<(String, SchemaRef)>;
+    /// About how many rows of a table belong to [`Restore::groups`]: a hint for whoever makes room.
+    fn rows(&self, _table: &str) -> u64 {
+        0
+    }
+    /// Keyed states that it holds, those left out that the user gives up.
+    fn states(&self) -> Vec<StateDescriptor> {
+        self.tables().iter().filter_map(|(table, schema)| state_in(table, schema)).collect()
+    }
     /// Rows of a table that belong to [`Restore::groups`]; key groups ascend within what one worker has written, of
     /// which there may be several. None if there is no such table.
     fn chunks(&self, table: &str) -> Result<Chunks, Fault>;
@@ -92,6 +104,18 @@ pub struct FileSet {
     pub groups: Range<u32>,
     /// Name and path.
     pub files: Vec<(String, PathBuf)>,
+}
+
+/// The state that a table holds; none if it holds something else.
+pub fn state_in(table: &str, schema: &SchemaRef) -> Option<StateDescriptor> {
+    let (name, version) = state_of_table(table)?;
+    let data_type = schema.field_with_name("value").ok()?.data_type().clone();
+    let codec = schema.metadata().get("codec").cloned().unwrap_or_default();
+    let described = match schema.metadata().get("kind") {
+        Some(kind) => StateDescriptor::of_text(name, kind).ok()?,
+        None => StateDescriptor::value(name, data_type),
+    };
+    Some(StateDescriptor { codec, version, ..described })
 }
 
 /// The field of [`KEY_GROUP`].

@@ -4,6 +4,7 @@
 //! next `release`. Laws: equal keys have equal slots; a slot whose key has neither values nor pins is
 //! forgotten; keys of one worker only; what has outlived its [`Ttl`](crate::component::Ttl) is never seen again.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, BinaryArray, Int64Array};
@@ -47,6 +48,13 @@ pub trait StateBackend: EntryStore + Send {
     fn keys(&self) -> usize;
     /// `resolve` for keys by their bytes, as `key` gave them out.
     fn resolve_bytes(&mut self, keys: &BinaryArray, slots: &mut Vec<Slot>) -> Result<(), Fault>;
+    /// From now on it holds these states, between two calls. One that it had, with the same name and version, keeps its values;
+    /// others start empty; the values of those that are not among them are given up. Types of what is kept stay.
+    fn redescribe(&mut self, states: &[StateDescriptor]) -> Result<(), Fault>;
+    /// Slots of some keys that have a value of `state`, about `count`, resolved as for a call: they are to be released. `place` is
+    /// where the walk stands, empty at its beginning. False: that were all. Keys that get a value while the walk goes on may be
+    /// missed, others not.
+    fn walk(&mut self, state: usize, place: &mut Vec<u8>, count: usize, slots: &mut Vec<Slot>) -> Result<bool, Fault>;
     /// Freezes all values. Tables are named [`table_name`] and have the columns of [`table_schema`]; a key without a value
     /// has no row. Native files are the backend's own.
     fn snapshot(&mut self, form: Form) -> Result<Snapshot, Fault>;
@@ -65,9 +73,15 @@ pub struct StateContext<'a> {
     pub states: &'a [StateDescriptor],
 }
 
-/// The snapshot table of a state.
+/// The snapshot table of a state: `state/NAME@VERSION`. While values are migrated a state has a table for either version.
 pub fn table_name(state: &StateDescriptor) -> String {
-    format!("state/{}", state.name)
+    format!("state/{}@{}", state.name, state.version)
+}
+
+/// Name and version of the state whose table has this name; none if it is no state's.
+pub fn state_of_table(table: &str) -> Option<(&str, u32)> {
+    let (name, version) = table.strip_prefix("state/")?.rsplit_once('@')?;
+    Some((name, version.parse().ok()?))
 }
 
 /// The column of a table that says when a value was last written; null: nobody knows.
@@ -76,10 +90,13 @@ pub const WRITTEN: &str = "written";
 /// The column of a table of entries with the entry key, in the encoding that [`crate::entries`] tells.
 pub const ENTRY: &str = "entry";
 
-/// Columns of a state's table: key group, key (binary), of a list or map the entry key (binary), value, and when it was written if the state has a time to live; version
-/// and codec as metadata.
+/// Columns of a state's table: key group, key (binary), of a list or map the entry key (binary), value, and when it was written if the state has a time to live; version,
+/// codec and kind as metadata.
 pub fn table_schema(state: &StateDescriptor) -> SchemaRef {
-    let metadata = [("version".to_owned(), state.version.to_string()), ("codec".to_owned(), state.codec.clone())];
+    let pair = |name: &str, text: String| (name.to_owned(), text);
+    let kind = (state.kind != StateKind::Value).then(|| pair("kind", state.type_text()));
+    let metadata = [pair("version", state.version.to_string()), pair("codec", state.codec.clone())];
+    let metadata: HashMap<String, String> = metadata.into_iter().chain(kind).collect();
     let value = Field::new("value", state.field.data_type().clone(), false);
     let mut fields = vec![key_group_field(), Field::new("key", DataType::Binary, false)];
     if state.kind != StateKind::Value {
@@ -89,7 +106,7 @@ pub fn table_schema(state: &StateDescriptor) -> SchemaRef {
     if state.ttl.is_some() {
         fields.push(Field::new(WRITTEN, DataType::Timestamp(TimeUnit::Millisecond, None), true));
     }
-    Arc::new(Schema::new_with_metadata(fields, metadata.into()))
+    Arc::new(Schema::new_with_metadata(fields, metadata))
 }
 
 /// Makes the backend of an operator on a worker.

@@ -20,6 +20,7 @@ use tidemill_model::sink::Sink;
 use tidemill_model::source::Source;
 use tidemill_model::state::StateBackendFactory;
 use tidemill_model::{ConfigError, Fault};
+use tidemill_runtime::Loader;
 use tidemill_state::HeapFactory;
 #[cfg(feature = "rocksdb")]
 use tidemill_state::{RocksFactory, RocksSettings};
@@ -39,9 +40,8 @@ pub struct Builtins {
 impl Builtins {
     /// Compiled components are kept in the user's cache folder.
     pub fn new() -> Result<Self, Fault> {
-        let wasm = WasmHost::new(WasmConfig { cache_dir: cache_dir(), ..WasmConfig::default() })?;
         Ok(Self {
-            wasm,
+            wasm: wasm_host()?,
             components: Mutex::default(),
             #[cfg(feature = "rocksdb")]
             states: Mutex::default(),
@@ -83,6 +83,16 @@ impl Builtins {
     }
 }
 
+/// Compiled components are kept in the user's cache folder.
+pub fn wasm_host() -> Result<Arc<WasmHost>, Fault> {
+    WasmHost::new(WasmConfig { cache_dir: cache_dir(), ..WasmConfig::default() })
+}
+
+/// Makes logic of components that come while a job runs.
+pub fn loader(host: Arc<WasmHost>) -> Loader {
+    Arc::new(move |bytes, operator, limits| host.load_bytes("component", bytes)?.factory_within(operator, limits))
+}
+
 /// `$XDG_CACHE_HOME/tidemill` or `~/.cache/tidemill`; none where there is no home.
 fn cache_dir() -> Option<PathBuf> {
     let xdg = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|p| p.is_absolute());
@@ -104,7 +114,17 @@ fn on_deep_stack(plan: impl FnOnce() -> Result<Built, ConfigError> + Send) -> Re
 }
 
 fn context(base: &Path) -> ConfigContext {
-    ConfigContext { base: base.to_owned(), formats: Arc::new(BuiltIn) }
+    ConfigContext { remotes: remotes(), ..ConfigContext::new(base, Arc::new(BuiltIn)) }
+}
+
+#[cfg(feature = "s3")]
+fn remotes() -> Option<Arc<dyn tidemill_model::remote::Remotes>> {
+    Some(Arc::new(tidemill_store::s3::Buckets))
+}
+
+#[cfg(not(feature = "s3"))]
+fn remotes() -> Option<Arc<dyn tidemill_model::remote::Remotes>> {
+    None
 }
 
 impl Catalog for Builtins {

@@ -13,8 +13,10 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use serde::{Deserialize, Serialize};
 use tidemill_model::Fault;
-use tidemill_runtime::{JobControl, Taken};
+use tidemill_runtime::{JobControl, NewComponent, ShadowReport, Taken};
+use tidemill_wasm::WasmHost;
 
+use crate::catalog::{loader, wasm_host};
 use crate::check::load_or_report;
 
 /// What can be asked of a running job.
@@ -29,9 +31,24 @@ pub enum Request {
     },
     /// A checkpoint at which the job ends.
     Stop,
-    /// Another number of workers, by way of a checkpoint.
+    /// Another number of workers, by way of a checkpoint; as many processes as before, if nothing is said of them.
     Rescale {
         workers: usize,
+        #[serde(default)]
+        processes: Option<usize>,
+    },
+    /// Another component for an operator.
+    Upgrade {
+        operator: String,
+        component: PathBuf,
+        /// Say only what would happen.
+        dry_run: bool,
+        /// Work beside the one that runs for so long, and compare.
+        shadow_ms: Option<u64>,
+        /// Go over even if the shadow's rows differ.
+        accept: bool,
+        /// States that are given up.
+        dropped: Vec<String>,
     },
 }
 
@@ -39,18 +56,47 @@ pub enum Request {
 #[serde(rename_all = "snake_case")]
 pub enum Answer {
     Status(Status),
-    Taken { id: u64, bytes: u64, took_ms: u64 },
-    Rescaled { workers: usize, took_ms: u64 },
-    Error { message: String, help: Option<String> },
+    Taken {
+        id: u64,
+        bytes: u64,
+        took_ms: u64,
+    },
+    Rescaled {
+        workers: usize,
+        processes: usize,
+        took_ms: u64,
+    },
+    /// What becomes of the states, the component's digest, and how long the job was about it; none: nothing was changed.
+    Upgraded {
+        changes: Vec<String>,
+        digest: String,
+        took_ms: Option<f64>,
+        shadow: Option<Shadow>,
+    },
+    Error {
+        message: String,
+        help: Option<String>,
+    },
+}
+
+/// What came of a shadow.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Shadow {
+    pub rows: u64,
+    pub differing: u64,
+    pub examples: Vec<String>,
+    pub fell_behind: bool,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Status {
     pub pipeline: String,
     pub process: u32,
+    /// Of each process.
     pub workers: usize,
     /// Starts of the job, the first included.
     pub runs: u64,
+    pub processes: usize,
     pub rows_in: u64,
     pub rows_out: u64,
     pub rows_dead: u64,
@@ -68,11 +114,21 @@ pub struct LastCheckpoint {
     pub written_bytes: u64,
 }
 
+/// How many a job is run by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Size {
+    /// Of each process.
+    pub workers: usize,
+    pub processes: usize,
+}
+
 /// Where the job's runner and the socket's threads meet.
 #[derive(Default)]
 pub struct Desk {
     state: Mutex<DeskState>,
     changed: Condvar,
+    /// Compiles components that take over, if there are any.
+    wasm: Mutex<Option<Arc<WasmHost>>>,
 }
 
 #[derive(Default)]
@@ -80,9 +136,11 @@ struct DeskState {
     pipeline: String,
     /// None while it is being started again.
     job: Option<JobControl>,
-    workers: usize,
+    size: Size,
+    /// The processes are those of a hosts file.
+    fixed: bool,
     runs: u64,
-    next_workers: Option<usize>,
+    next: Option<Size>,
     ended: bool,
 }
 
@@ -92,19 +150,19 @@ impl Desk {
     }
 
     /// The job runs, perhaps again.
-    pub fn started(&self, pipeline: &str, job: JobControl, workers: usize) {
+    pub fn started(&self, pipeline: &str, job: JobControl, size: Size, fixed: bool) {
         let mut state = self.lock();
         state.pipeline = pipeline.to_owned();
-        (state.job, state.workers) = (Some(job), workers);
+        (state.job, state.size, state.fixed) = (Some(job), size, fixed);
         state.runs += 1;
         self.changed.notify_all();
     }
 
-    /// It has ended, perhaps to be started again: with this many workers, if somebody asked for it.
-    pub fn paused(&self) -> Option<usize> {
+    /// It has ended, perhaps to be started again: with this many workers and processes, if somebody asked for it.
+    pub fn paused(&self) -> Option<Size> {
         let mut state = self.lock();
         state.job = None;
-        state.next_workers.take()
+        state.next.take()
     }
 
     pub fn ended(&self) {
@@ -126,8 +184,37 @@ impl Desk {
             Request::Status => Answer::Status(self.status(&job)),
             Request::Savepoint { name, stop } => taken(job.savepoint(&name, stop)),
             Request::Stop => taken(job.checkpoint(true)),
-            Request::Rescale { workers } => self.rescale(&job, workers),
+            Request::Upgrade { .. } => self.upgrade(&job, &request).unwrap_or_else(Answer::from),
+            Request::Rescale { workers, processes } => self.rescale(&job, workers, processes),
         }
+    }
+
+    fn upgrade(&self, job: &JobControl, request: &Request) -> Result<Answer, Fault> {
+        let Request::Upgrade { operator, component, dry_run, shadow_ms, accept, dropped } = request else {
+            return Err(Fault::internal("this is no upgrade"));
+        };
+        let mut wasm = self.wasm.lock().expect("no panic while held");
+        let host = match wasm.take() {
+            Some(host) => host,
+            None => wasm_host()?,
+        };
+        let host = wasm.insert(host).clone();
+        drop(wasm);
+        let loaded = host.load(component)?;
+        let read = |e| Fault::io(format!("component `{}` can't be read: {e}", component.display()));
+        let bytes = Arc::new(std::fs::read(component).map_err(read)?);
+        let new = NewComponent { node: operator.clone(), bytes, dropped: dropped.clone() };
+        let upgrade = job.plan_upgrade(new, &loader(host))?;
+        let changes = upgrade.changes().iter().map(ToString::to_string).collect();
+        let shadow = shadow_ms.map(|ms| upgrade.shadow(Duration::from_millis(ms))).transpose()?;
+        let differs = shadow.as_ref().is_some_and(|report| report.differing > 0) && !accept;
+        let took = if *dry_run || differs { None } else { Some(upgrade.run()?) };
+        let took_ms = took.map(|took| took.as_secs_f64() * 1e3);
+        let shadow = shadow.map(|report| {
+            let ShadowReport { rows, differing, examples, fell_behind } = report;
+            Shadow { rows, differing, examples, fell_behind }
+        });
+        Ok(Answer::Upgraded { changes, digest: loaded.digest().to_owned(), took_ms, shadow })
     }
 
     fn status(&self, job: &JobControl) -> Status {
@@ -136,7 +223,8 @@ impl Desk {
         Status {
             pipeline: state.pipeline.clone(),
             process: std::process::id(),
-            workers: state.workers,
+            workers: state.size.workers,
+            processes: state.size.processes,
             runs: state.runs,
             rows_in: metrics.rows_in(),
             rows_out: metrics.rows_out(),
@@ -153,18 +241,24 @@ impl Desk {
         }
     }
 
-    fn rescale(&self, job: &JobControl, workers: usize) -> Answer {
-        if !(1..=256).contains(&workers) {
-            return Answer::from(Fault::config("the number of workers is 1 to 256"));
+    fn rescale(&self, job: &JobControl, workers: usize, processes: Option<usize>) -> Answer {
+        if !(1..=256).contains(&workers) || !(1..=64).contains(&processes.unwrap_or(1)) {
+            return Answer::from(Fault::config("the number of workers is 1 to 256, that of processes 1 to 64"));
+        }
+        let DeskState { size, fixed, .. } = *self.lock();
+        let next = Size { workers, processes: processes.unwrap_or(size.processes) };
+        if fixed && next.processes != size.processes {
+            let help = "stop it, change the hosts file, and start it again";
+            return Answer::from(Fault::config("the hosts file says how many processes the job has").with_help(help));
         }
         let began = std::time::Instant::now();
         let runs = {
             let mut state = self.lock();
-            state.next_workers = Some(workers);
+            state.next = Some(next);
             state.runs
         };
         if let Err(fault) = job.checkpoint(true) {
-            self.lock().next_workers = None;
+            self.lock().next = None;
             return Answer::from(fault);
         }
         let mut state = self.lock();
@@ -173,7 +267,9 @@ impl Desk {
         }
         match state.ended {
             true => Answer::from(Fault::config("the job has ended instead")),
-            false => Answer::Rescaled { workers, took_ms: began.elapsed().as_millis() as u64 },
+            false => {
+                Answer::Rescaled { workers, processes: next.processes, took_ms: began.elapsed().as_millis() as u64 }
+            }
         }
     }
 }
@@ -288,7 +384,7 @@ fn connect(job: &str) -> anyhow::Result<UnixStream> {
     }
     match live.len() {
         0 => bail!(
-            "no job `{name}` runs here\n  help: a job can be asked while `tidemill run` runs it, if it takes checkpoints"
+            "no job `{name}` runs here\n  help: a job can be asked while `tidemill run` runs it, on this machine and by the same user"
         ),
         1 => {
             let stream = live.remove(0).1;

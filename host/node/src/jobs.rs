@@ -43,9 +43,12 @@ pub struct StopArgs {
 pub struct RescaleArgs {
     #[command(flatten)]
     job: Job,
-    /// Worker threads from now on
+    /// Worker threads of each process from now on
     #[arg(short, long, value_parser = clap::value_parser!(u16).range(1..=256))]
     workers: u16,
+    /// Processes from now on [default: as many as before]
+    #[arg(short, long, value_parser = clap::value_parser!(u16).range(1..=64))]
+    processes: Option<u16>,
 }
 
 #[derive(clap::Subcommand)]
@@ -81,7 +84,7 @@ pub fn status(args: &StatusArgs) -> anyhow::Result<()> {
     match answered(&args.job, &Request::Status)? {
         Answer::Status(status) if args.json => print(serde_json::to_string(&status)? + "\n"),
         Answer::Status(status) => print(describe_status(&status)),
-        other => unexpected(&other),
+        _ => unexpected(),
     }
 }
 
@@ -95,16 +98,17 @@ pub fn stop(args: &StopArgs) -> anyhow::Result<()> {
             Some(name) => print(format_args!("stopped at savepoint `{name}` in {took_ms} ms\n")),
             None => print(format_args!("stopped at checkpoint {id} in {took_ms} ms\n")),
         },
-        other => unexpected(&other),
+        _ => unexpected(),
     }
 }
 
 pub fn rescale(args: &RescaleArgs) -> anyhow::Result<()> {
-    match answered(&args.job, &Request::Rescale { workers: args.workers.into() })? {
-        Answer::Rescaled { workers, took_ms } => {
-            print(format_args!("runs with {workers} workers, {took_ms} ms after the request\n"))
+    let request = Request::Rescale { workers: args.workers.into(), processes: args.processes.map(usize::from) };
+    match answered(&args.job, &request)? {
+        Answer::Rescaled { workers, processes, took_ms } => {
+            print(format_args!("runs with {}, {took_ms} ms after the request\n", size(workers, processes)))
         }
-        other => unexpected(&other),
+        _ => unexpected(),
     }
 }
 
@@ -116,7 +120,7 @@ pub fn savepoint(command: &Savepoints) -> anyhow::Result<ExitCode> {
                 Answer::Taken { bytes, took_ms, .. } => {
                     print(format_args!("savepoint `{name}`: {} bytes in {took_ms} ms\n", count(bytes)))?;
                 }
-                other => unexpected(&other)?,
+                _ => unexpected()?,
             }
             return Ok(ExitCode::SUCCESS);
         }
@@ -145,7 +149,7 @@ pub fn savepoint(command: &Savepoints) -> anyhow::Result<ExitCode> {
 }
 
 /// The answer, unless it is an error.
-fn answered(job: &Job, request: &Request) -> anyhow::Result<Answer> {
+pub fn answered(job: &Job, request: &Request) -> anyhow::Result<Answer> {
     match ask(&job.job, request)? {
         Answer::Error { message, help: Some(help) } => bail!("{message}\n  help: {help}"),
         Answer::Error { message, help: None } => bail!("{message}"),
@@ -153,8 +157,8 @@ fn answered(job: &Job, request: &Request) -> anyhow::Result<Answer> {
     }
 }
 
-fn unexpected(answer: &Answer) -> anyhow::Result<()> {
-    bail!("the job gave another answer than asked for: {answer:?}")
+pub fn unexpected() -> anyhow::Result<()> {
+    bail!("the job gave another answer than was asked for: it may be of another version of this program")
 }
 
 /// Numbers are checkpoints, and two words have a meaning.
@@ -169,12 +173,20 @@ fn savepoint_name(name: &str) -> anyhow::Result<String> {
     Ok(name.to_owned())
 }
 
+/// Workers and processes in words.
+fn size(workers: usize, processes: usize) -> String {
+    match processes {
+        0 | 1 => format!("{workers} workers"),
+        _ => format!("{processes} processes of {workers} workers"),
+    }
+}
+
 fn describe_status(status: &Status) -> String {
     let mut text = format!(
-        "{} (process {}): {} workers, {} rows in, {} out, {} dead\n",
+        "{} (process {}): {}, {} rows in, {} out, {} dead\n",
         status.pipeline,
         status.process,
-        status.workers,
+        size(status.workers, status.processes),
         count(status.rows_in),
         count(status.rows_out),
         count(status.rows_dead)

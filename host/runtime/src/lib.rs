@@ -6,19 +6,26 @@
 
 mod barrier;
 mod checkpoint;
+pub mod cluster;
 mod control;
 mod exchange;
 mod flow;
 mod frame;
 mod job;
+mod keeper;
 pub mod metrics;
 mod operator;
 mod restore;
+mod shadow;
 mod sink;
 mod source;
+mod swap;
+mod upgrade;
 mod worker;
 
 pub use checkpoint::{CheckpointStats, Durability, LastCheckpoint, Phase, Taken};
 pub use job::{Ending, JobControl, JobHandle, JobSummary, PhaseHook, StartOptions, start, start_with};
 pub use metrics::{JobMetrics, NodeMetrics};
 pub use restore::{DEAD_LETTER, StartFrom};
+pub use shadow::ShadowReport;
+pub use upgrade::{Loader, NewComponent, Upgrade};

@@ -8,11 +8,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use arrow::datatypes::SchemaRef;
 use tidemill_model::checkpoint::{CheckpointStore, Manifest, PartManifest, SplitState, StateManifest};
+use tidemill_model::component::StateDescriptor;
 use tidemill_model::key::groups_of;
 use tidemill_model::limits::KEY_GROUPS;
 use tidemill_model::plan::{NodeKind, Plan};
 use tidemill_model::sink::{Committable, Sink};
 use tidemill_model::snapshot::{Chunks, FileSet, Restore};
+use tidemill_model::state::state_of_table;
 use tidemill_model::time::{Now, WATERMARK_MIN};
 use tidemill_model::{Fault, snapshot};
 
@@ -68,6 +70,11 @@ impl StartFrom {
             {
                 let place = format!("{}.{}", node.name, before.name);
                 if before.name != now.name || before == &now || self.dropped.contains(&place) {
+                    continue;
+                }
+                // The operator migrates what earlier versions have written.
+                if before.version < now.version {
+                    before.descriptor().map_err(|fault| fault.at(&node.name))?;
                     continue;
                 }
                 let message = format!(
@@ -160,7 +167,7 @@ impl Restore for OperatorState<'_> {
         let mut tables = BTreeMap::new();
         for table in self.parts.iter().flat_map(|part| &part.tables) {
             let given_up =
-                table.name.strip_prefix("state/").is_some_and(|state| self.dropped.iter().any(|d| d == state));
+                state_of_table(&table.name).is_some_and(|(state, _)| self.dropped.iter().any(|d| d == state));
             if !given_up
                 && !tables.contains_key(&table.name)
                 && let Ok(schema) = self.from.store.table_schema(table)
@@ -169,6 +176,24 @@ impl Restore for OperatorState<'_> {
             }
         }
         tables.into_iter().collect()
+    }
+
+    fn rows(&self, table: &str) -> u64 {
+        let all: u64 =
+            self.parts.iter().flat_map(|part| &part.tables).filter(|t| t.name == table).map(|t| t.rows).sum();
+        all.saturating_mul(self.groups.len() as u64) / u64::from(KEY_GROUPS)
+    }
+
+    fn states(&self) -> Vec<StateDescriptor> {
+        let mut states: Vec<StateDescriptor> = Vec::new();
+        for state in self.parts.iter().flat_map(|part| &part.states) {
+            // Checked before: all have types that this program knows.
+            let Ok(state) = state.descriptor() else { continue };
+            if !self.dropped.contains(&state.name) && !states.contains(&state) {
+                states.push(state);
+            }
+        }
+        states
     }
 
     fn chunks(&self, table: &str) -> Result<Chunks, Fault> {

@@ -17,6 +17,7 @@ use tidemill_model::{Fault, Operator, OperatorContext, OperatorFactory, panics};
 use timely::dataflow::operators::core::concat::Concatenate;
 use timely::dataflow::operators::probe::Handle;
 use timely::dataflow::{Scope, Stream};
+use timely::scheduling::Activator;
 use timely::worker::Worker;
 
 use crate::checkpoint::Phase;
@@ -27,6 +28,8 @@ use crate::{operator, sink, source};
 
 /// Longest sleep of a worker without work: how late it sees that the job was aborted.
 const PARK_MS: u64 = 5;
+/// The same while logic is being replaced.
+const SWAP_PARK: Duration = Duration::from_micros(200);
 
 pub type RowStream<'s> = Stream<'s, u64, Rows>;
 pub type ControlStream<'s> = Stream<'s, u64, Vec<ControlMsg>>;
@@ -40,6 +43,8 @@ pub struct WorkerContext {
     pub worker: usize,
     /// Stands behind all sinks.
     pub probe: Handle<u64>,
+    /// To wake operators, by node.
+    pub wakers: Rc<RefCell<Vec<(usize, Activator)>>>,
 }
 
 /// A node on this worker, built and ready.
@@ -55,11 +60,16 @@ enum Part {
 }
 
 pub fn run(worker: &mut Worker, shared: &Arc<Shared>) {
-    let context = WorkerContext { shared: shared.clone(), worker: worker.index(), probe: Handle::new() };
+    let context = WorkerContext {
+        shared: shared.clone(),
+        worker: worker.index(),
+        probe: Handle::new(),
+        wakers: Rc::new(RefCell::new(Vec::new())),
+    };
     let outcome = catch_unwind(AssertUnwindSafe(|| match build_parts(&context) {
         Ok((parts, dead)) => {
             worker.dataflow::<u64, _, _>(|scope| build(scope, &context, parts, dead));
-            step(worker, shared);
+            step(worker, &context);
         }
         Err(fault) => shared.fail(fault.on_worker(context.worker)),
     }));
@@ -69,13 +79,20 @@ pub fn run(worker: &mut Worker, shared: &Arc<Shared>) {
     }
 }
 
-fn step(worker: &mut Worker, shared: &Shared) {
+fn step(worker: &mut Worker, context: &WorkerContext) {
+    let shared = &context.shared;
     while worker.has_dataflows() {
         if shared.is_aborted() {
             drop_all(worker);
             return;
         }
-        worker.step_or_park(Some(Duration::from_millis(PARK_MS)));
+        let mut park = Duration::from_millis(PARK_MS);
+        if let Some(node) = shared.swapping() {
+            // Whoever waits for a verdict, or has no rows, is not woken by any other.
+            context.wakers.borrow().iter().filter(|(of, _)| *of == node).for_each(|(_, waker)| waker.activate());
+            park = SWAP_PARK;
+        }
+        worker.step_or_park(Some(park));
     }
 }
 
@@ -92,7 +109,7 @@ fn build_parts(context: &WorkerContext) -> Result<(Vec<Part>, Option<sink::Write
         let part = match &node.kind {
             NodeKind::Source { .. } => Ok(Part::Source(source::SplitReaders::new(context, id))),
             NodeKind::Operator { factory } => {
-                let place = OperatorContext { node: node.name.clone(), worker, workers: shared.workers };
+                let place = shared.place(id, worker);
                 build_operator(shared, &place, factory.as_ref())
             }
             NodeKind::Sink { sink, schema } => sink::Writer::open(context, sink, schema.clone()).map(Part::Sink),

@@ -2,6 +2,7 @@
 //!
 //! The reference is a `BTreeMap`: a [`Step`] is done on both and the answers compared.
 
+mod changes;
 mod entries;
 mod lives;
 mod snapshots;
@@ -52,6 +53,7 @@ pub fn conformance(factory: &dyn StateBackendFactory) {
     pins_keep_keys(factory);
     wrong_values_are_refused(factory);
     snapshots::snapshots(factory);
+    changes::changes(factory);
     lives::lives(factory);
     entries::entries(factory);
     for seed in 0..20 {

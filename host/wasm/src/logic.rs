@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, BooleanArray, RecordBatch};
+use arrow::datatypes::Field;
 use wasmtime::Store;
 
 use tidemill_model::Fault;
@@ -18,6 +19,8 @@ use tidemill_model::logic::{
 use crate::abi::effects::{Call, cut};
 use crate::abi::fields::Flat;
 use crate::abi::input::{self, LoweredKeys};
+use crate::abi::lift::{self, Place};
+use crate::abi::lower::Lowered;
 use crate::bindings::exports::tidemill::operator::keyed::{Domain, DueTimers, KeyedBatch};
 use crate::bindings::exports::tidemill::operator::{keyed, lifecycle};
 use crate::bindings::tidemill::operator::types::OpError;
@@ -294,5 +297,20 @@ impl Logic for GuestLogic {
             exports.keyed()?.call_on_timers(store, timers)
         })?;
         self.effects(due.times.len(), due.key_count, said)
+    }
+
+    fn migrate_state(&mut self, name: &str, from: u32, values: &ArrayRef) -> Result<ArrayRef, LogicError> {
+        self.of_kind(LogicKind::Keyed)?;
+        let descriptor = self.descriptor.clone();
+        let Some(state) = descriptor.states.iter().find(|state| state.name == name) else {
+            return Err(host(format!("there is no state `{name}` to migrate")));
+        };
+        let mut lowered = Lowered::default();
+        lowered.column(&Field::new(name, values.data_type().clone(), true), values).map_err(host)?;
+        let Some(column) = lowered.columns().into_iter().next() else {
+            return Err(host(format!("state `{name}` has no column")));
+        };
+        let said = self.call(|store, exports| exports.keyed()?.call_migrate_state(store, name, from, column))?;
+        self.checked(lift::values(&state.field, values.len(), said, &Place::State(name)))
     }
 }

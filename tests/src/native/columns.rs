@@ -39,15 +39,15 @@ impl Lowered {
     }
 
     pub(super) fn keys(&self, count: usize, states: &[ArrayRef]) -> sdk::Keys<'_> {
-        sdk::Keys { count: count as u32, columns: self.refs(), states: states.iter().map(Self::owned).collect() }
+        sdk::Keys { count: count as u32, columns: self.refs(), states: states.iter().map(owned).collect() }
     }
+}
 
-    /// One column that is not nested.
-    pub(super) fn owned(array: &ArrayRef) -> sdk::Column {
-        let data = rebase(array.to_data());
-        let column = column_ref(&data);
-        sdk::Column { validity: column.validity.to_vec(), offsets: column.offsets.to_vec(), data: column.data.to_vec() }
-    }
+/// A column of an array without children.
+pub(super) fn owned(array: &ArrayRef) -> sdk::Column {
+    let data = rebase(array.to_data());
+    let column = column_ref(&data);
+    sdk::Column { validity: column.validity.to_vec(), offsets: column.offsets.to_vec(), data: column.data.to_vec() }
 }
 
 /// The array, then its children.

@@ -8,7 +8,7 @@ use tidemill_model::entries::{EntryReads, EntryUpdate};
 use tidemill_model::logic::LogicError;
 use tidemill_sdk::native as sdk;
 
-use super::columns::{Columns, Lowered, lift};
+use super::columns::{Columns, lift, owned};
 
 /// What the host lets a call read, for the SDK.
 pub(super) struct SdkReads<'a> {
@@ -35,7 +35,7 @@ impl sdk::EntryReads for SdkReads<'_> {
     fn get_many(&mut self, state: u16, keys: &[u8], entries: &sdk::Column) -> Result<sdk::Column, String> {
         let (keys, state) = (numbers(keys), usize::from(state));
         let entries = array(entry_type(&self.states[state]), keys.len(), entries)?;
-        Ok(Lowered::owned(&self.reads.get_many(state, &keys, &entries)?))
+        Ok(owned(&self.reads.get_many(state, &keys, &entries)?))
     }
 
     fn scan(
@@ -48,7 +48,7 @@ impl sdk::EntryReads for SdkReads<'_> {
         let (keys, state) = (numbers(keys), usize::from(state));
         let after = after.map(|after| array(entry_type(&self.states[state]), keys.len(), after)).transpose()?;
         let found = self.reads.scan(state, &keys, after.as_ref(), limit as usize)?;
-        let (entry_keys, values) = (Lowered::owned(&found.entries), Lowered::owned(&found.values));
+        let (entry_keys, values) = (owned(&found.entries), owned(&found.values));
         Ok(sdk::Entries { index: found.index.inner().as_slice().to_vec(), entry_keys, values, more: found.more })
     }
 }

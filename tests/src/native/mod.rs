@@ -10,7 +10,7 @@ use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Once};
 
-use arrow::array::{BooleanArray, RecordBatch};
+use arrow::array::{ArrayRef, BooleanArray, RecordBatch};
 use arrow::buffer::{BooleanBuffer, Buffer, ScalarBuffer};
 use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
 use tidemill_model::Fault;
@@ -67,6 +67,9 @@ struct Native {
     descriptor: Descriptor,
 }
 
+// SAFETY: an instance is moved as a whole, and no operator of the tests shares anything with the thread that opened it.
+unsafe impl Send for Native {}
+
 impl Logic for Native {
     fn descriptor(&self) -> &Descriptor {
         &self.descriptor
@@ -119,6 +122,14 @@ impl Logic for Native {
         let call = |instance: &mut dyn sdk::Instance| sdk::with_entries(&mut reads, || instance.on_timers(timers));
         let effects = self.call(call)?;
         self.effects(effects, due.key_count)
+    }
+
+    fn migrate_state(&mut self, name: &str, from: u32, values: &ArrayRef) -> Result<ArrayRef, LogicError> {
+        let (count, column) = (values.len(), columns::owned(values));
+        let migrated = self.call(|instance| instance.migrate_state(name, from, column))?;
+        let state = self.descriptor.states.iter().find(|state| state.name == name);
+        let state = state.ok_or_else(|| LogicError::Fatal(format!("there is no state `{name}`")))?;
+        lift(state.field.data_type(), count, &mut Columns::from([migrated]))
     }
 }
 

@@ -15,20 +15,25 @@ use arrow::buffer::ScalarBuffer;
 use arrow::compute::take;
 use arrow::datatypes::{Schema, SchemaRef};
 use arrow::util::display::array_value_to_string;
+use tidemill_model::component::{StateDescriptor, StateKind};
 use tidemill_model::entries::EntryReads;
 use tidemill_model::key::KeyEncoder;
 use tidemill_model::logic::{Effects, KeyedIn, Logic, LogicError, RowsIn, StateUpdate, TimeDomain, TimersIn};
+use tidemill_model::operator::OpenedLogic;
 use tidemill_model::snapshot::{Form, Restore, Snapshot};
-use tidemill_model::state::{Slot, StateBackend, table_name};
+use tidemill_model::state::{Slot, StateBackend, state_of_table};
 use tidemill_model::time::Now;
 use tidemill_model::{Batch, Collector, Fault, Operator, Progress};
 
 use super::distinct::Distinct;
 use super::entries::{EntryKeys, Reads};
+use super::migrate::Migration;
 use super::outputs::Parents;
 use super::stored;
+use super::swap::Next;
+use super::trial::{Before, Trial};
 use super::{Amplification, Common, Work};
-use crate::poison::{Attempt, search};
+use crate::poison::{Attempt, once, search};
 use crate::timers::Timers;
 
 /// Calls before others have their turn: a timer that sets the next one, and emits nothing, would go on for ever.
@@ -52,6 +57,10 @@ pub(super) struct Keyed {
     rows_in: Amplification,
     timers_in: Amplification,
     distinct: Distinct,
+    /// Values that an earlier version of the logic has written.
+    migration: Migration,
+    /// The logic is new, and may have to go.
+    trial: Option<Trial>,
 }
 
 impl Keyed {
@@ -78,6 +87,8 @@ impl Keyed {
             rows_in: Amplification::default(),
             timers_in: Amplification::default(),
             distinct: Distinct::default(),
+            migration: Migration::default(),
+            trial: None,
         })
     }
 
@@ -121,8 +132,13 @@ impl Keyed {
         let slots = self.resolve(work.input, &batch)?;
         let crossing = self.common.inputs[work.input].project(&batch)?;
         let node = self.common.rejects.node.clone();
+        self.note(&slots)?;
+        let on_trial = self.trial.is_some();
         let mut task = RowTask { op: self, input: work.input, batch: &batch, crossing, slots: &slots, out };
-        search(&mut task, 0..rows, 1, &node)?;
+        match on_trial {
+            false => search(&mut task, 0..rows, 1, &node)?,
+            true => once(&mut task, 0..rows, &node)?,
+        }
         self.state.release(&slots);
         self.distinct.give_back(slots);
         let made = self.common.outputs.take_made();
@@ -160,23 +176,91 @@ impl Keyed {
         {
             times.push(time);
             slots.push(slot);
+            if let Some(trial) = &mut self.trial {
+                trial.timer_gone(domain, time, slot);
+            }
         }
         let count = times.len();
         let due = Due { domain, times: times.into(), slots };
         let node = self.common.rejects.node.clone();
-        search(&mut TimerTask { op: self, due: &due, out }, 0..count, 1, &node)?;
+        self.note(&due.slots)?;
+        let on_trial = self.trial.is_some();
+        let mut task = TimerTask { op: self, due: &due, out };
+        let fired = match on_trial {
+            false => search(&mut task, 0..count, 1, &node),
+            true => once(&mut task, 0..count, &node),
+        };
         due.slots.iter().for_each(|&slot| self.state.unpin(slot));
         self.state.release(&due.slots);
+        fired?;
         let made = self.common.outputs.take_made();
         self.timers_in.observe(count, made);
         Ok(true)
     }
 
-    fn has_place_for(&self, table: &str) -> bool {
-        stored::is_timers(table) || self.common.descriptor.states.iter().any(|state| table_name(state) == table)
+    fn states(&self) -> &[StateDescriptor] {
+        &self.common.descriptor.states
+    }
+
+    /// All that the backend holds.
+    fn held_states(&self) -> Vec<StateDescriptor> {
+        [self.states(), &self.migration.held()].concat()
+    }
+
+    /// A call is about to change these keys.
+    fn note(&mut self, slots: &[Slot]) -> Result<(), Fault> {
+        match &mut self.trial {
+            Some(trial) => trial.note(self.state.as_mut(), slots),
+            None => Ok(()),
+        }
+    }
+
+    /// What a snapshot holds of earlier versions of the states. A fault names what has no place.
+    fn earlier(&self, from: &dyn Restore) -> Result<Vec<StateDescriptor>, Fault> {
+        let operator = &self.common.descriptor.name;
+        let tables = from.tables();
+        let foreign = |table: &str| !stored::is_timers(table) && state_of_table(table).is_none();
+        if let Some((table, _)) = tables.iter().find(|(table, _)| foreign(table)) {
+            return Err(Fault::config(format!("the snapshot holds `{table}`, which `{operator}` has no place for")));
+        }
+        let mut earlier = Vec::new();
+        for stored in from.states() {
+            let Some(state) = self.states().iter().find(|state| state.name == stored.name) else {
+                let message =
+                    format!("the snapshot holds the state `{}`, which `{operator}` does not declare", stored.name);
+                return Err(
+                    Fault::config(message).with_help("declare it, or give up what it holds with `--drop-state`")
+                );
+            };
+            if stored.version > state.version {
+                let (name, newer, own) = (&stored.name, stored.version, state.version);
+                return Err(Fault::config(format!(
+                    "state `{name}` was written by version {newer}, but `{operator}` declares version {own}"
+                ))
+                .with_help("use the component that wrote it, or a newer one"));
+            }
+            if stored.version < state.version && (stored.kind != StateKind::Value || state.kind != StateKind::Value) {
+                let (name, before, now) = (&stored.name, stored.version, state.version);
+                let message = format!(
+                    "state `{name}` was written by version {before}, and `{operator}` declares version {now}: lists and \
+                     maps can't be migrated"
+                );
+                let help = "keep the version and read both encodings, or give up what it holds with `--drop-state`";
+                return Err(Fault::config(message).with_help(help));
+            }
+            if stored.version < state.version {
+                // How long its values live the present version says.
+                earlier.push(StateDescriptor { ttl: state.ttl, ..stored });
+            }
+        }
+        Ok(earlier)
     }
 
     fn gather(&mut self, slots: &[Slot]) -> Result<Vec<ArrayRef>, Fault> {
+        if !self.migration.is_done() {
+            let lifted = self.migration.lift(self.state.as_mut(), self.logic.as_mut(), slots);
+            lifted.map_err(|fault| fault.at(&self.common.rejects.node))?;
+        }
         (0..self.common.descriptor.states.len()).map(|state| self.state.gather(state, slots)).collect()
     }
 
@@ -203,9 +287,15 @@ impl Keyed {
             if change.delete {
                 if self.timers.delete(change.domain, change.time, slot) {
                     self.state.unpin(slot);
+                    if let Some(trial) = &mut self.trial {
+                        trial.timer_gone(change.domain, change.time, slot);
+                    }
                 }
             } else if self.timers.set(change.domain, change.time, slot) {
                 self.state.pin(slot);
+                if let Some(trial) = &mut self.trial {
+                    trial.timer_set(change.domain, change.time, slot);
+                }
             }
         }
         Ok(())
@@ -240,6 +330,11 @@ impl Operator for Keyed {
         self.now = now;
         self.state.set_now(now.processing_ms)?;
         self.firing = true;
+        // What the trial has not touched it need not put back.
+        if !self.migration.is_done() && self.trial.is_none() {
+            let swept = self.migration.sweep(self.state.as_mut(), self.logic.as_mut(), &self.common.descriptor.states);
+            swept.map_err(|fault| fault.at(&self.common.rejects.node))?;
+        }
         self.go(out)
     }
 
@@ -254,17 +349,10 @@ impl Operator for Keyed {
     }
 
     fn restore(&mut self, from: &dyn Restore) -> Result<(), Fault> {
-        let tables = from.tables();
-        let unknown = tables.iter().find(|(table, _)| !self.has_place_for(table));
-        if let Some((table, _)) = unknown {
-            let operator = &self.common.descriptor.name;
-            return Err(match table.strip_prefix("state/") {
-                Some(state) => Fault::config(format!(
-                    "the snapshot holds the state `{state}`, which `{operator}` does not declare"
-                ))
-                .with_help("declare it, or give up what it holds with `--drop-state`"),
-                None => Fault::config(format!("the snapshot holds `{table}`, which `{operator}` has no place for")),
-            });
+        let earlier = self.earlier(from)?;
+        if !earlier.is_empty() {
+            self.migration = Migration::new(self.states(), &earlier, &[]);
+            self.state.redescribe(&self.held_states())?;
         }
         self.state.restore(from)?;
         stored::restore(&mut self.timers, self.state.as_mut(), from)?;
@@ -276,6 +364,61 @@ impl Operator for Keyed {
     fn held(&self) -> u64 {
         self.state.keys() as u64
     }
+
+    fn swap(&mut self, next: OpenedLogic) -> Result<(), Fault> {
+        let next = next.downcast::<Next>().map_err(|_| Fault::internal("this logic was opened for another node"))?;
+        let Next { common, logic, dropped } = *next;
+        let now = &common.descriptor.states;
+        let is_new = |state: &StateDescriptor| !self.states().iter().any(|s| same(s, state));
+        if let Some(state) = self.migration.held().iter().find(|h| now.iter().any(|s| s.name == h.name && is_new(s))) {
+            let (name, version) = (&state.name, state.version);
+            let message = format!("values of state `{name}` are still being migrated from version {version}");
+            return Err(Fault::config(message).with_help("try again when that is done"));
+        }
+        let before = self.held_states();
+        // While it is on trial, all that there was stays.
+        let others: Vec<StateDescriptor> =
+            before.iter().filter(|state| !now.iter().any(|s| same(s, state))).cloned().collect();
+        self.state.redescribe(&[now.as_slice(), &others].concat())?;
+        let held = now.len() + others.len();
+        let migration = Migration::new(now, &others, &dropped);
+        let before_it = Before {
+            common: std::mem::replace(&mut self.common, common),
+            logic: std::mem::replace(&mut self.logic, logic),
+            migration: std::mem::replace(&mut self.migration, migration),
+            now: self.now,
+            firing: self.firing,
+            advanced: self.advanced,
+            rows_in: std::mem::take(&mut self.rows_in),
+            timers_in: std::mem::take(&mut self.timers_in),
+        };
+        self.trial = Some(Trial::new(before_it, before, held));
+        Ok(())
+    }
+
+    fn settle(&mut self, keep: bool) -> Result<(), Fault> {
+        let Some(trial) = self.trial.take() else { return Ok(()) };
+        if keep {
+            trial.forget(self.state.as_mut());
+            let held = self.held_states();
+            self.state.redescribe(&held)?;
+            let count = self.states().len();
+            self.migration = Migration::new(&held[..count], &held[count..], &[]);
+            return Ok(());
+        }
+        let before = trial.undo(self.state.as_mut(), &mut self.timers)?;
+        self.common = before.common;
+        self.logic = before.logic;
+        self.migration = before.migration;
+        (self.now, self.firing, self.advanced) = (before.now, before.firing, before.advanced);
+        (self.rows_in, self.timers_in) = (before.rows_in, before.timers_in);
+        self.work = None;
+        Ok(())
+    }
+}
+
+fn same(a: &StateDescriptor, b: &StateDescriptor) -> bool {
+    a.name == b.name && a.version == b.version
 }
 
 struct RowTask<'a> {

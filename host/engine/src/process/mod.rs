@@ -6,9 +6,12 @@
 mod distinct;
 mod entries;
 mod keyed;
+mod migrate;
 mod outputs;
 mod stateless;
 mod stored;
+mod swap;
+mod trial;
 
 use std::sync::Arc;
 
@@ -16,10 +19,11 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::row::{RowConverter, SortField};
 use tidemill_model::checkpoint::{NodeManifest, StateManifest};
-use tidemill_model::component::{Descriptor, LogicKind, Port, StateDescriptor};
+use tidemill_model::component::{Descriptor, LogicKind, Port};
 use tidemill_model::fault::OnError;
 use tidemill_model::key::KeyEncoder;
-use tidemill_model::logic::{LogicFactory, OpenContext};
+use tidemill_model::logic::{Logic, LogicFactory, OpenContext};
+use tidemill_model::operator::Successor;
 use tidemill_model::plan::Built;
 use tidemill_model::schema::{Mismatch, carry, project, type_name};
 use tidemill_model::state::{StateBackendFactory, StateContext};
@@ -46,12 +50,8 @@ pub struct ProcessSpec {
 /// A map, filter or keyed node, by the kind in the logic's descriptor. Error paths: `input` (of one) or `inputs` and the
 /// port's name, `key`.
 pub fn node(spec: ProcessSpec) -> Result<Built, ConfigError> {
-    let descriptor = spec.logic.descriptor().clone();
-    let inputs = inputs(&spec, &descriptor)?;
-    let key_schema = key_schema(&spec, &descriptor)?;
-    let ports = ports(&spec, &descriptor)?;
-    let outputs = ports.iter().map(|p| (p.name.clone(), p.schema.clone())).collect();
-    let factory = Factory { spec, descriptor: Arc::new(descriptor), inputs, ports: ports.into(), key_schema };
+    let factory = Factory::new(spec)?;
+    let outputs = factory.ports.iter().map(|p| (p.name.clone(), p.schema.clone())).collect();
     Ok(Built { factory: Arc::new(factory), outputs })
 }
 
@@ -173,8 +173,17 @@ struct Factory {
     key_schema: Option<SchemaRef>,
 }
 
-impl OperatorFactory for Factory {
-    fn build(&self, context: &OperatorContext) -> Result<Box<dyn Operator>, Fault> {
+impl Factory {
+    fn new(spec: ProcessSpec) -> Result<Self, ConfigError> {
+        let descriptor = spec.logic.descriptor().clone();
+        let inputs = inputs(&spec, &descriptor)?;
+        let key_schema = key_schema(&spec, &descriptor)?;
+        let ports = ports(&spec, &descriptor)?;
+        Ok(Self { spec, descriptor: Arc::new(descriptor), inputs, ports: ports.into(), key_schema })
+    }
+
+    /// The logic of one worker, and what it is connected to.
+    fn open(&self, context: &OperatorContext) -> Result<(Common, Box<dyn Logic>), Fault> {
         let at = |fault: Fault| fault.at(&context.node).on_worker(context.worker);
         let open = OpenContext {
             operator: self.descriptor.name.clone(),
@@ -197,6 +206,14 @@ impl OperatorFactory for Factory {
             outputs: Outputs::new(self.ports.clone()),
             rejects,
         };
+        Ok((common, logic))
+    }
+}
+
+impl OperatorFactory for Factory {
+    fn build(&self, context: &OperatorContext) -> Result<Box<dyn Operator>, Fault> {
+        let at = |fault: Fault| fault.at(&context.node).on_worker(context.worker);
+        let (common, logic) = self.open(context)?;
         let Some(key_schema) = &self.key_schema else {
             return Ok(Box::new(stateless::Stateless::new(common, logic)));
         };
@@ -214,19 +231,21 @@ impl OperatorFactory for Factory {
     }
 
     fn about(&self) -> NodeManifest {
-        let state = |state: &StateDescriptor| StateManifest {
-            name: state.name.clone(),
-            data_type: state.type_text(),
-            codec: state.codec.clone(),
-            version: state.version,
-        };
         NodeManifest {
             operator: self.descriptor.name.clone(),
             component: self.spec.logic.digest().to_owned(),
             key: self.key_schema.iter().flat_map(|key| key.fields()).map(|f| type_name(f.data_type())).collect(),
-            states: self.descriptor.states.iter().map(state).collect(),
+            states: self.descriptor.states.iter().map(StateManifest::of).collect(),
             ..NodeManifest::default()
         }
+    }
+
+    fn successor(&self, logic: Arc<dyn LogicFactory>, dropped: &[String]) -> Result<Arc<dyn Successor>, Fault> {
+        let after = Self::new(ProcessSpec { logic, ..self.spec.clone() }).map_err(|error| {
+            let fault = Fault::config(error.message);
+            error.help.into_iter().fold(fault, Fault::with_help)
+        })?;
+        Ok(Arc::new(swap::Replacement::new(self, after, dropped)?))
     }
 
     /// Timers need time, and logic that reads event times is also told the clocks.

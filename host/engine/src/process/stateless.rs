@@ -6,12 +6,14 @@ use arrow::array::{Array, BooleanArray, RecordBatch};
 use arrow::compute::kernels::boolean::{and, not};
 use tidemill_model::component::LogicKind;
 use tidemill_model::logic::{Effects, Logic, LogicError, RowError, RowsIn};
+use tidemill_model::operator::OpenedLogic;
 use tidemill_model::time::Now;
 use tidemill_model::{Batch, Collector, Fault, Operator, Progress};
 
 use super::outputs::Parents;
+use super::swap::Next;
 use super::{Amplification, Common, Work};
-use crate::poison::{Attempt, search};
+use crate::poison::{Attempt, once, search};
 
 pub(super) struct Stateless {
     common: Common,
@@ -19,11 +21,13 @@ pub(super) struct Stateless {
     now: Now,
     work: Option<Work>,
     amplification: Amplification,
+    /// What to go back to, while the logic is on trial.
+    before: Option<(Common, Box<dyn Logic>, Now)>,
 }
 
 impl Stateless {
     pub fn new(common: Common, logic: Box<dyn Logic>) -> Self {
-        Self { common, logic, now: Now::START, work: None, amplification: Amplification::default() }
+        Self { common, logic, now: Now::START, work: None, amplification: Amplification::default(), before: None }
     }
 
     /// Calls the logic on the rest of the batch, piece by piece, until a batch's worth has come out.
@@ -51,7 +55,12 @@ impl Stateless {
         let rows = batch.num_rows();
         let crossing = self.common.inputs[input].project(&batch)?;
         let node = self.common.rejects.node.clone();
-        search(&mut Task { op: self, input, batch: &batch, crossing, out }, 0..rows, 1, &node)?;
+        let on_trial = self.before.is_some();
+        let mut task = Task { op: self, input, batch: &batch, crossing, out };
+        match on_trial {
+            false => search(&mut task, 0..rows, 1, &node)?,
+            true => once(&mut task, 0..rows, &node)?,
+        }
         if self.common.descriptor.kind == LogicKind::Map {
             let made = self.common.outputs.take_made();
             self.amplification.observe(rows, made);
@@ -79,6 +88,23 @@ impl Operator for Stateless {
 
     fn resume(&mut self, out: &mut dyn Collector) -> Result<Progress, Fault> {
         self.go(out)
+    }
+
+    fn swap(&mut self, next: OpenedLogic) -> Result<(), Fault> {
+        let next = next.downcast::<Next>().map_err(|_| Fault::internal("this logic was opened for another node"))?;
+        let common = std::mem::replace(&mut self.common, next.common);
+        let logic = std::mem::replace(&mut self.logic, next.logic);
+        self.before = Some((common, logic, self.now));
+        self.amplification = Amplification::default();
+        Ok(())
+    }
+
+    fn settle(&mut self, keep: bool) -> Result<(), Fault> {
+        if let Some((common, logic, now)) = self.before.take().filter(|_| !keep) {
+            (self.common, self.logic, self.now) = (common, logic, now);
+            self.work = None;
+        }
+        Ok(())
     }
 }
 

@@ -473,7 +473,7 @@ impl Operator for Tumbling {
         let freeze = |(&start, pane): (&i64, &mut Pane)| FrozenPane::new(start, pane, &self.aggregates);
         let panes: Result<Vec<FrozenPane>, DataFusionError> = self.panes.iter_mut().map(freeze).collect();
         let panes = panes.map_err(|e| self.broken(&e))?;
-        Ok(Snapshot { tables: vec![stored::table(self.stored.clone(), panes)], files: None })
+        Ok(Snapshot { tables: vec![stored::table(self.stored.clone(), panes)], ..Snapshot::default() })
     }
 
     fn restore(&mut self, from: &dyn Restore) -> Result<(), Fault> {

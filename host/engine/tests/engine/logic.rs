@@ -23,6 +23,7 @@ pub struct Native {
     pub keep: Shared<RowsIn, (BooleanArray, Vec<RowError>)>,
     pub keyed: Shared<KeyedIn, Effects>,
     pub timers: Shared<TimersIn, Effects>,
+    pub migrate: Shared<ArrayRef, ArrayRef>,
 }
 
 impl Native {
@@ -45,6 +46,7 @@ impl Native {
             keep: Arc::new(|_| Ok((BooleanArray::from(Vec::<bool>::new()), Vec::new()))),
             keyed: Arc::new(|_| Ok(Effects::default())),
             timers: Arc::new(|_| Ok(Effects::default())),
+            migrate: Arc::new(|_| Err(LogicError::Fatal("no migration".into()))),
         }
     }
 }
@@ -73,6 +75,9 @@ impl Logic for Native {
     }
     fn on_timers(&mut self, due: &TimersIn, _reads: &mut dyn EntryReads) -> Result<Effects, LogicError> {
         (self.timers)(due)
+    }
+    fn migrate_state(&mut self, _name: &str, _from: u32, values: &ArrayRef) -> Result<ArrayRef, LogicError> {
+        (self.migrate)(values)
     }
 }
 

@@ -6,4 +6,5 @@ mod logic;
 mod process;
 mod snapshots;
 mod support;
+mod swaps;
 mod windows;

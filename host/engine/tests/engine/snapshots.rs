@@ -207,7 +207,7 @@ fn what_has_no_place_is_named() {
     for (before, after, message) in [
         (keyed(counter(&schema), &schema), keyed(without, &schema), format!("holds the state `{state}`")),
         (keyed(counter(&schema), &schema), keyed(renamed, &schema), format!("holds the state `{state}`")),
-        (keyed(counter(&schema), &schema), count.clone(), format!("holds `state/{state}`, which a window")),
+        (keyed(counter(&schema), &schema), count.clone(), format!("holds `state/{state}@1`, which a window")),
         (count.clone(), keyed(counter(&schema), &schema), "holds `panes`".into()),
         (
             count.clone(),

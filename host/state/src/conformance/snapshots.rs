@@ -42,7 +42,7 @@ pub(super) struct Written {
 impl Written {
     /// Reads a snapshot, on another thread as a writer does, and checks its form.
     pub fn read(snapshot: Snapshot, groups: Range<u32>) -> Self {
-        let Snapshot { tables, files } = snapshot;
+        let Snapshot { tables, files, .. } = snapshot;
         let read = std::thread::spawn(move || {
             let files = files.map_or(Ok(Vec::new()), |name| name()).expect("files are written");
             let tables = tables.into_iter().map(|table| {
@@ -329,7 +329,7 @@ fn a_table_is_taken_by_its_state_only(factory: &dyn StateBackendFactory) {
     let mut backend = open(factory, "node", &types, (0, 1));
     let snapshot = backend.snapshot(Form::Portable).expect("snapshot of nothing");
     let names: BTreeSet<&String> = snapshot.tables.iter().map(|table| &table.name).collect();
-    assert_eq!(names.into_iter().collect::<Vec<_>>(), ["state/state0", "state/state1"]);
+    assert_eq!(names.into_iter().collect::<Vec<_>>(), ["state/state0@1", "state/state1@1"]);
     for (index, table) in snapshot.tables.iter().enumerate() {
         assert_eq!(table.schema, table_schema(&descriptor(index, &types[index])));
     }

@@ -157,6 +157,20 @@ impl Column {
         self.present[slot as usize / 64] >> (slot % 64) & 1 == 1
     }
 
+    /// Slots from `from` on that have a value, ascending.
+    pub fn present_slots(&self, from: Slot) -> impl Iterator<Item = Slot> {
+        let first = from as usize / 64;
+        let words = self.present.iter().enumerate().skip(first);
+        words.flat_map(move |(index, &word)| {
+            let mut left = if index == first { word & (u64::MAX << (from % 64)) } else { word };
+            std::iter::from_fn(move || {
+                let bit = left.trailing_zeros();
+                left &= left.wrapping_sub(1);
+                (bit < 64).then(|| (index * 64) as Slot + bit)
+            })
+        })
+    }
+
     fn nulls(&self, slots: &[Slot]) -> Option<NullBuffer> {
         let present = BooleanBuffer::collect_bool(slots.len(), |i| self.is_present(slots[i]));
         Some(NullBuffer::new(present)).filter(|n| n.null_count() > 0)

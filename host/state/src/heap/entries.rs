@@ -27,16 +27,38 @@ pub(super) struct Entries {
     ttl: Option<Ttl>,
     is_list: bool,
     slots: Pages<Option<Arc<Sorted>>, PAGE>,
+    /// Slots that there is room for.
+    count: usize,
 }
 
 impl Entries {
     pub fn new(state: &StateDescriptor) -> Self {
         let (data_type, is_list) = (state.field.data_type().clone(), state.kind == StateKind::List);
-        Self { data_type, ttl: state.ttl, is_list, slots: Pages::default() }
+        Self { data_type, ttl: state.ttl, is_list, slots: Pages::default(), count: 0 }
     }
 
     pub fn grow(&mut self, slots: usize) {
         self.slots.grow(slots);
+        self.count = slots;
+    }
+
+    /// With another time to live. Entries that had none count as written now.
+    pub fn renewed(mut self, ttl: Option<Ttl>, slots: usize, clock: &Clock) -> Self {
+        if self.ttl.is_none() && ttl.is_some() {
+            for slot in 0..slots as Slot {
+                if let Some(sorted) = self.slots.get(slot) {
+                    let mut sorted = sorted.as_ref().clone();
+                    sorted.set_times(clock.stamp());
+                    *self.slots.get_mut(slot) = Some(Arc::new(sorted));
+                }
+            }
+        }
+        Self { ttl, ..self }
+    }
+
+    /// Slots from one on that have entries.
+    pub fn present_slots(&self, from: Slot) -> impl Iterator<Item = Slot> {
+        (from..self.count as Slot).filter(|&slot| self.slots.get(slot).is_some())
     }
 
     /// Whether slots have entries.

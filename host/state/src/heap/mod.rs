@@ -22,7 +22,7 @@ use tidemill_model::component::{StateDescriptor, StateKind};
 use tidemill_model::entries::{EntryStore, Most, Scanned};
 use tidemill_model::key::{decode_i64, hash_key};
 use tidemill_model::snapshot::{Form, Restore, Snapshot};
-use tidemill_model::state::{Slot, StateBackend, StateBackendFactory, StateContext};
+use tidemill_model::state::{Slot, StateBackend, StateBackendFactory, StateContext, table_name};
 
 use crate::clock::{Clock, UNKNOWN};
 use crate::tables::{self, Restorable, wrong_kind};
@@ -87,7 +87,28 @@ impl Kept {
             Kept::Entries(entries) => entries.grow(slots),
         }
     }
+
+    /// The same as a new version of the logic describes it.
+    fn renewed(self, state: &StateDescriptor, slots: usize, clock: &Clock) -> Self {
+        match self {
+            Kept::Values { column, times } => {
+                let times = state.ttl.map(|ttl| Times::renewed(ttl, times, &column, slots, clock));
+                Kept::Values { column, times }
+            }
+            Kept::Entries(entries) => Kept::Entries(entries.renewed(state.ttl, slots, clock)),
+        }
+    }
+
+    /// Some slots from one on that have a value, or entries.
+    fn present_slots(&self, from: Slot, count: usize) -> Vec<Slot> {
+        match self {
+            Kept::Values { column, .. } => column.present_slots(from).take(count).collect(),
+            Kept::Entries(entries) => entries.present_slots(from).take(count).collect(),
+        }
+    }
 }
+/// Keys for which room is made because a snapshot says that they come.
+const EXPECTED_MAX: u64 = 1 << 28;
 
 /// Slots that one sweep looks at: with a sweep per tick a million keys take 10 s, and a sweep some microseconds.
 const SWEEP_SLOTS: u32 = 1024;
@@ -223,6 +244,38 @@ impl StateBackend for Heap {
         added
     }
 
+    fn redescribe(&mut self, states: &[StateDescriptor]) -> Result<(), Fault> {
+        let mut before: Vec<Option<Kept>> = std::mem::take(&mut self.kept).into_iter().map(Some).collect();
+        let slots = self.refs.slots();
+        for state in states {
+            let same = self.states.iter().position(|s| s.name == state.name && s.version == state.version);
+            let kept = match same.and_then(|index| before[index].take()) {
+                Some(kept) => kept.renewed(state, slots, &self.clock),
+                None => {
+                    let mut kept = Kept::new(state)?;
+                    kept.grow(slots);
+                    kept
+                }
+            };
+            self.kept.push(kept);
+        }
+        self.states = states.to_vec();
+        for kept in before.into_iter().flatten() {
+            let slots = kept.present_slots(0, usize::MAX);
+            slots.iter().for_each(|&slot| self.refs.down(slot));
+            self.release(&slots);
+        }
+        Ok(())
+    }
+
+    fn walk(&mut self, state: usize, place: &mut Vec<u8>, count: usize, slots: &mut Vec<Slot>) -> Result<bool, Fault> {
+        let from = place.as_slice().try_into().map_or(0, Slot::from_le_bytes);
+        *slots = self.kept[state].present_slots(from, count);
+        let Some(last) = slots.last() else { return Ok(false) };
+        *place = (last + 1).to_le_bytes().to_vec();
+        Ok(true)
+    }
+
     fn snapshot(&mut self, _form: Form) -> Result<Snapshot, Fault> {
         let keys = Arc::new(FrozenHeap::new(self.keys.freeze()));
         let clock = &self.clock;
@@ -233,11 +286,14 @@ impl StateBackend for Heap {
             Kept::Entries(entries) => keys.entries(state, entries.freeze(clock)),
         };
         let tables = self.states.iter().zip(&mut self.kept).map(table).collect();
-        Ok(Snapshot { tables, files: None })
+        Ok(Snapshot { states: self.states.clone(), tables, files: None })
     }
 
     fn restore(&mut self, from: &dyn Restore) -> Result<(), Fault> {
         let states = self.states.clone();
+        let rows = states.iter().map(|state| from.rows(&table_name(state))).max().unwrap_or(0);
+        // Some more, since groups are not all alike; and not more than memory for a promise.
+        self.keys.expect((rows + rows / 16).min(EXPECTED_MAX) as usize);
         self.clock.resume(from.now().processing_ms);
         tables::restore(self, &states, from)
     }

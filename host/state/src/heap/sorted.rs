@@ -102,6 +102,12 @@ impl Sorted {
         self.chunks.retain(|chunk| !chunk.is_empty());
     }
 
+    /// From now on all entries count as written then.
+    pub fn set_times(&mut self, written: i64) {
+        let chunks = self.chunks.iter_mut().map(Arc::make_mut);
+        chunks.for_each(|chunk| chunk.iter_mut().for_each(|entry| entry.written = written));
+    }
+
     /// All entries behind a key, or all.
     pub fn behind(&self, after: Option<&[u8]>) -> impl Iterator<Item = &Entry> {
         let (chunk, place) = match after {

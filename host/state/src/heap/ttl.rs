@@ -21,6 +21,17 @@ impl Times {
         Self { ttl, written: Pages::default() }
     }
 
+    /// Of a state that had these before, or none: then its values count as written now.
+    pub fn renewed(ttl: Ttl, before: Option<Self>, column: &Column, slots: usize, clock: &Clock) -> Self {
+        if let Some(before) = before {
+            return Self { ttl, ..before };
+        }
+        let mut times = Self::new(ttl);
+        times.grow(slots);
+        column.present_slots(0).for_each(|slot| times.set(slot, clock.stamp()));
+        times
+    }
+
     pub fn grow(&mut self, slots: usize) {
         self.written.grow(slots);
     }

@@ -325,11 +325,13 @@ impl StateBackend for Rocks {
         }
         self.check()?;
         let first = self.clock.set(processing_ms);
+        // What a snapshot is to hold must not expire while it is written.
+        let now = (!self.is_behind()).then_some(processing_ms);
         for shard in &mut self.shards {
             if first {
                 shard.set_since(processing_ms);
             }
-            shard.filter.set_now(processing_ms, first);
+            shard.filter.set_now(now, first.then_some(processing_ms));
         }
         if first {
             self.set_times(processing_ms);
@@ -344,9 +346,67 @@ impl StateBackend for Rocks {
         (stored as isize + self.cache.surplus()) as usize
     }
 
+    fn redescribe(&mut self, states: &[StateDescriptor]) -> Result<(), Fault> {
+        self.check()?;
+        let columns: Arc<[StateDescriptor]> = ttl::columns(states).into();
+        let bare = self.cache.redescribe(&self.columns, &columns)?;
+        for shard in &mut self.shards {
+            shard.redescribe(&columns, &ttl::lives(states), self.clock.stamp())?;
+        }
+        (self.states, self.columns, self.lives) = (states.into(), columns, ttl::lives(states));
+        self.sweep = Sweep::default();
+        // Values that had no time to live count as written now.
+        for life in &self.lives {
+            let timeless = |slot: &Slot| !self.cache.rows.has(life.times, *slot);
+            let slots: Vec<Slot> = self.cache.having(life.state, 0).filter(timeless).collect();
+            life.write(&mut self.cache, &slots, self.clock.stamp());
+        }
+        self.release(&bare);
+        Ok(())
+    }
+
+    /// First the resident keys, by slot; then the stored ones, by shard and key, which load what is stored.
+    fn walk(&mut self, state: usize, place: &mut Vec<u8>, count: usize, slots: &mut Vec<Slot>) -> Result<bool, Fault> {
+        self.check()?;
+        slots.clear();
+        let mut at = Walk::read(place);
+        if let Walk::Resident(from) = at {
+            slots.extend(self.cache.having(state, from).take(count));
+            at = slots.last().map_or(Walk::Stored(0, Vec::new()), |last| Walk::Resident(last + 1));
+            if !slots.is_empty() {
+                self.resolved(slots)?;
+                *place = at.write();
+                return Ok(true);
+            }
+        }
+        let Walk::Stored(shard, from) = at else { return Ok(false) };
+        let Some(database) = self.shards.get(shard as usize).map(|shard| shard.database.clone()) else {
+            return Ok(false);
+        };
+        let readers = self.shards[shard as usize].readers();
+        let mut keys: Vec<Vec<u8>> = Vec::new();
+        let mut seen = 0;
+        let next = database.scan(&from, |key, row| {
+            if seen == count {
+                return Ok(false);
+            }
+            seen += 1;
+            if scan::has(readers, row, state) {
+                keys.push(key.get(2..).unwrap_or_default().to_vec());
+            }
+            Ok(true)
+        })?;
+        *place = next.map_or(Walk::Stored(shard + 1, Vec::new()), |key| Walk::Stored(shard, key)).write();
+        for key in &keys {
+            slots.push(self.cache.keys.slot(key, hash_key(key))?);
+        }
+        self.resolved(slots)?;
+        Ok(true)
+    }
+
     fn snapshot(&mut self, form: Form) -> Result<Snapshot, Fault> {
         let cut = self.cut()?;
-        let mut snapshot = Snapshot::default();
+        let mut snapshot = Snapshot { states: self.states.to_vec(), ..Snapshot::default() };
         match form {
             Form::Native => snapshot.files = Some(Box::new(move || native_files(&cut.wait()?))),
             Form::Portable => {
@@ -381,6 +441,37 @@ impl StateBackend for Rocks {
         };
         self.shards = site.restore(&sets, from.groups())?;
         Ok(())
+    }
+}
+
+/// Where a walk over all keys stands.
+enum Walk {
+    /// At a slot.
+    Resident(Slot),
+    /// In a shard, at a key.
+    Stored(u32, Vec<u8>),
+}
+
+impl Walk {
+    /// The first byte says which; its own words come back, nobody else's.
+    fn read(place: &[u8]) -> Self {
+        let number = |bytes: &[u8]| bytes.try_into().map_or(0, u32::from_le_bytes);
+        match place.split_at_checked(5) {
+            Some(([1, shard @ ..], key)) => Self::Stored(number(shard), key.to_vec()),
+            Some(([_, slot @ ..], _)) => Self::Resident(number(slot)),
+            _ => Self::Resident(0),
+        }
+    }
+
+    fn write(&self) -> Vec<u8> {
+        let (kind, number, key): (u8, u32, &[u8]) = match self {
+            Self::Resident(slot) => (0, *slot, &[]),
+            Self::Stored(shard, key) => (1, *shard, key),
+        };
+        let mut place = vec![kind];
+        place.extend_from_slice(&number.to_le_bytes());
+        place.extend_from_slice(key);
+        place
     }
 }
 

@@ -148,6 +148,27 @@ impl Cache {
         }
     }
 
+    /// From now on rows hold these states. Slots of keys that have lost their last value are to be released.
+    pub fn redescribe(&mut self, from: &[StateDescriptor], to: &[StateDescriptor]) -> Result<Vec<Slot>, Fault> {
+        let rows = self.rows.redescribed(from, to, self.marks.len())?;
+        let before = std::mem::replace(&mut self.rows, rows);
+        let mut bare = Vec::new();
+        for slot in 0..self.marks.len() as Slot {
+            if self.marks[slot as usize] & RESIDENT > 0 && self.rows.is_empty(slot) && !before.is_empty(slot) {
+                // What is stored of it has no value any more either.
+                self.set_dirty(slot);
+                bare.push(slot);
+            }
+        }
+        Ok(bare)
+    }
+
+    /// Resident keys from a slot on that have a value of a state.
+    pub fn having(&self, state: usize, from: Slot) -> impl Iterator<Item = Slot> {
+        let in_use = |slot: &Slot| self.marks[*slot as usize] & (RESIDENT | FORGOTTEN) == RESIDENT;
+        (from..self.marks.len() as Slot).filter(in_use).filter(move |&slot| self.rows.has(state, slot))
+    }
+
     /// Chooses keys that were not used lately, until `bytes` would be free, or as many as there are.
     pub fn choose(&mut self, bytes: usize, chosen: &mut Vec<Slot>) {
         let each = KEY_BYTES + self.rows.slot_bytes();

@@ -3,6 +3,7 @@
 //! Law: only what nobody can see any more is left out, so a compaction changes nothing for anybody. Rows of keys are another matter:
 //! their number is known, see `backend/sweep.rs`.
 
+use std::sync::RwLock;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use rocksdb::CompactionDecision;
@@ -16,7 +17,7 @@ use crate::clock::{Clock, UNKNOWN};
 /// What is known of the entries of one database.
 #[derive(Debug)]
 pub(super) struct Filter {
-    states: Vec<State>,
+    states: RwLock<Vec<State>>,
     /// The clock of processing time, and when it was first set: [`UNKNOWN`] until then.
     now: AtomicI64,
     start: AtomicI64,
@@ -33,23 +34,20 @@ struct State {
 
 impl Filter {
     pub fn new(layouts: &Layouts, states: usize, lives: &[Life]) -> Self {
-        let since = layouts.readers();
-        let state = |state: usize| {
-            let life = lives.iter().find(|life| life.state == state);
-            let since = life.and_then(|life| since.first()?.since(life.times));
-            State { id: layouts.id(state), ttl: life.map(|life| life.ttl), since }
-        };
-        let states = (0..states).map(state).collect();
+        let states = RwLock::new(known(layouts, states, lives));
         Self { states, now: AtomicI64::new(UNKNOWN), start: AtomicI64::new(UNKNOWN) }
     }
 
-    /// What time it is; `first`: for the first time.
-    pub fn set_now(&self, now: i64, first: bool) {
+    /// The operator has other states from now on.
+    pub fn redescribe(&self, layouts: &Layouts, states: usize, lives: &[Life]) {
+        *self.states.write().expect("no panic while held") = known(layouts, states, lives);
+    }
+
+    /// What time it is, and what time it was when the clock was set, if that is known or new.
+    pub fn set_now(&self, now: Option<i64>, start: Option<i64>) {
         // Relaxed: an entry that stays for another compaction does no harm.
-        if first {
-            self.start.store(now, Ordering::Relaxed);
-        }
-        self.now.store(now, Ordering::Relaxed);
+        start.into_iter().for_each(|start| self.start.store(start, Ordering::Relaxed));
+        now.into_iter().for_each(|now| self.now.store(now, Ordering::Relaxed));
     }
 
     pub fn decide(&self, key: &[u8], stored: &[u8]) -> CompactionDecision {
@@ -62,7 +60,8 @@ impl Filter {
     /// What is broken is kept, for somebody to find out.
     fn is_seen(&self, key: &[u8], stored: &[u8]) -> bool {
         let Some(parts) = parts(key) else { return true };
-        let Some(state) = self.states.iter().find(|state| state.id == parts.state) else { return false };
+        let states = self.states.read().expect("no panic while held");
+        let Some(state) = states.iter().find(|state| state.id == parts.state) else { return false };
         let (Some(ttl), Some((written, _))) = (state.ttl, decode(stored)) else { return true };
         let (now, start) = (self.now.load(Ordering::Relaxed), self.start.load(Ordering::Relaxed));
         if now == UNKNOWN || start == UNKNOWN {
@@ -75,6 +74,16 @@ impl Filter {
     }
 }
 
+fn known(layouts: &Layouts, states: usize, lives: &[Life]) -> Vec<State> {
+    let readers = layouts.readers();
+    let state = |state: usize| {
+        let life = lives.iter().find(|life| life.state == state);
+        let since = life.and_then(|life| readers.first()?.since(life.times));
+        State { id: layouts.id(state), ttl: life.map(|life| life.ttl), since }
+    };
+    (0..states).map(state).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::overlay::{encode, prefix};
@@ -84,7 +93,7 @@ mod tests {
     fn only_what_nobody_can_see_is_left_out() {
         let ttl = Some(Ttl { ms: 100, on_read: false });
         let state = |id, ttl, since| State { id, ttl, since };
-        let states = vec![state(1, ttl, Some(40)), state(2, None, None), state(3, ttl, None)];
+        let states = RwLock::new(vec![state(1, ttl, Some(40)), state(2, None, None), state(3, ttl, None)]);
         let filter = Filter { states, now: AtomicI64::new(UNKNOWN), start: AtomicI64::new(UNKNOWN) };
         let entry = |state: u32, written| ([prefix(b"key", state), b"e".to_vec()].concat(), encode(b"v", written));
         let seen = |state, written| {
@@ -93,8 +102,8 @@ mod tests {
         };
         assert!(seen(1, Some(0)) && seen(1, None), "before anybody knows what time it is");
         assert!(!seen(7, None), "of a state that is no more");
-        filter.set_now(1000, true);
-        filter.set_now(1050, false);
+        filter.set_now(Some(1000), Some(1000));
+        filter.set_now(Some(1050), None);
         for (state, written, expected) in [
             (1, Some(950), false),
             (1, Some(951), true),
@@ -106,7 +115,7 @@ mod tests {
         ] {
             assert_eq!(seen(state, written), expected, "{written:?} of state {state}");
         }
-        filter.set_now(1100, false);
+        filter.set_now(Some(1100), None);
         assert!(!seen(1, Some(UNKNOWN)) && !seen(3, None), "written when the clock was set");
         assert!(filter.is_seen(b"x", b"") && filter.is_seen(&entry(1, None).0, b""), "broken ones stay");
     }

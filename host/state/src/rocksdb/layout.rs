@@ -54,13 +54,14 @@ impl Layouts {
         Ok(layouts)
     }
 
-    /// From now on new rows hold these states. A state with a known name keeps its values, unless it is among those that are
-    /// given up; its type must be the same.
+    /// From now on new rows hold these states. A state with a known name and version keeps its values, unless it is among those
+    /// that are given up; its type must be the same.
     pub fn evolve(&mut self, descriptors: &[StateDescriptor], given_up: &[String]) -> Result<(), Fault> {
         let mut ids = Vec::new();
         for descriptor in descriptors {
             let data_type = descriptor.type_text();
-            let declared = |id: &&u32| self.states.iter().any(|s| s.id == **id && s.name == descriptor.name);
+            let same = |s: &StoredState| s.name == descriptor.name && s.version == descriptor.version;
+            let declared = |id: &&u32| self.states.iter().any(|s| s.id == **id && same(s));
             let known = self.layouts[self.current].iter().find(declared).copied();
             let owner = timed(&descriptor.name).unwrap_or(&descriptor.name);
             let known = known.filter(|_| !given_up.iter().any(|name| name == owner));
@@ -116,10 +117,12 @@ impl Layouts {
     fn since(&self) -> Arc<[(usize, usize, i64)]> {
         let target = &self.layouts[self.current];
         let state = |id: &u32| self.states.iter().find(|s| s.id == *id);
-        let place = |name: &str| target.iter().position(|id| state(id).is_some_and(|s| s.name == name));
+        let place = |name: &str, version: u32| {
+            target.iter().position(|id| state(id).is_some_and(|s| s.name == name && s.version == version))
+        };
         let since = |(times, id): (usize, &u32)| {
             let stored = state(id)?;
-            Some((place(timed(&stored.name)?)?, times, stored.since?))
+            Some((place(timed(&stored.name)?, stored.version)?, times, stored.since?))
         };
         target.iter().enumerate().filter_map(since).collect()
     }

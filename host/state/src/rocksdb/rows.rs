@@ -12,6 +12,9 @@ use tidemill_model::state::Slot;
 
 use super::layout::{Layout, Part, Reader, column_type};
 
+/// Values that are copied together when the states change.
+const REDESCRIBED_AT_ONCE: usize = 8192;
+
 pub(super) struct Rows {
     types: Vec<DataType>,
     layout: Layout,
@@ -81,6 +84,22 @@ impl Rows {
         let types = states.iter().map(|s| column_type(s).clone()).collect();
         let variables = vec![Vec::new(); layout.variables];
         Ok(Self { types, layout, data: Vec::new(), variables, variable_bytes: 0 })
+    }
+
+    /// The same values in the rows of other states; those that are not among them are left out.
+    pub fn redescribed(&self, from: &[StateDescriptor], to: &[StateDescriptor], slots: usize) -> Result<Self, Fault> {
+        let mut rows = Self::new(to)?;
+        rows.grow(slots);
+        for (index, state) in to.iter().enumerate() {
+            let same = |s: &StateDescriptor| s.name == state.name && s.version == state.version;
+            let Some(before) = from.iter().position(same) else { continue };
+            let having: Vec<Slot> = (0..slots as Slot).filter(|&slot| self.has(before, slot)).collect();
+            // In pieces: offsets of a column with variable width end at 2 GiB.
+            for some in having.chunks(REDESCRIBED_AT_ONCE) {
+                rows.scatter(index, some, &self.gather(before, some)?)?;
+            }
+        }
+        Ok(rows)
     }
 
     pub fn grow(&mut self, slots: usize) {

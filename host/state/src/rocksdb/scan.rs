@@ -40,6 +40,16 @@ pub(super) fn table(
     Table { name, schema, chunks: Box::new(scan) }
 }
 
+/// Whether a stored row has a value of a state. A broken one has: whoever loads it says so.
+pub(super) fn has(readers: &[Reader], stored: &[u8], state: usize) -> bool {
+    let mut found = false;
+    let read = stored.split_first().and_then(|(&id, row)| {
+        let reader = readers.get(id as usize)?;
+        reader.values(row, |index, _| found |= index == state)
+    });
+    found || read.is_none()
+}
+
 struct Scan {
     /// Of the rows: the states and what is hidden behind them.
     columns: Arc<[StateDescriptor]>,

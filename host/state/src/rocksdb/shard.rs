@@ -23,6 +23,8 @@ use super::layout::{Layouts, Reader};
 use super::memory::Memory;
 use super::options::options;
 use super::records::Records;
+use super::ttl::Life;
+use crate::clock::UNKNOWN;
 
 /// Version of the metadata and of what they describe.
 pub(super) const FORMAT: u32 = 1;
@@ -82,6 +84,17 @@ impl Shard {
     /// The number of the layout of new rows.
     pub fn layout(&self) -> u8 {
         self.layouts.current as u8
+    }
+
+    /// From now on rows hold these columns. What has a time to live since now counts as written now, if anybody knows when that is.
+    pub fn redescribe(&mut self, columns: &[StateDescriptor], lives: &[Life], now: i64) -> Result<(), Fault> {
+        self.layouts.evolve(columns, &[])?;
+        if now != UNKNOWN {
+            self.layouts.set_since(now);
+        }
+        self.readers = self.layouts.readers();
+        self.filter.redescribe(&self.layouts, columns.len(), lives);
+        Ok(())
     }
 
     /// A key comes, or goes.

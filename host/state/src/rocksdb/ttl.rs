@@ -18,7 +18,10 @@ const SUFFIX: &str = "\twritten";
 /// The columns of rows: the states, and behind them the times of those that have a time to live.
 pub(super) fn columns(states: &[StateDescriptor]) -> Vec<StateDescriptor> {
     let timed = states.iter().filter(|state| state.ttl.is_some());
-    let times = timed.map(|state| StateDescriptor::value(&format!("{}{SUFFIX}", state.name), DataType::Int64));
+    let times = timed.map(|state| StateDescriptor {
+        version: state.version,
+        ..StateDescriptor::value(&format!("{}{SUFFIX}", state.name), DataType::Int64)
+    });
     states.iter().cloned().chain(times).collect()
 }
 

@@ -25,6 +25,9 @@ struct Open {
     reads: NonNull<dyn EntryReads>,
 }
 
+// SAFETY: there is a pointer during a call only, and nobody moves a logic while it is called.
+unsafe impl Send for Open {}
+
 impl Reading {
     /// Opens what a call may read. To be closed before `reads` is used by anybody else.
     pub(crate) fn open(&mut self, descriptor: &Arc<Descriptor>, reads: &mut dyn EntryReads) {

@@ -4,17 +4,20 @@
 //! sources had reached by then; what it emits when tick t closes is sent at t, before t is released;
 //! while its output is above its limit it is not called.
 
+mod sender;
+mod trial;
+
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use tidemill_model::dead::{self, DeadRow};
 use tidemill_model::key::{KeyEncoder, Partitioner};
 use tidemill_model::plan::{Edge, Exchange, TickMode};
 use tidemill_model::time::{Now, WatermarkTracker};
-use tidemill_model::{Batch, Collector, Fault, Operator, Progress};
+use tidemill_model::{Batch, Fault, Operator, Progress};
 use timely::communication::Pull;
 use timely::dataflow::Scope;
 use timely::dataflow::channels::Message;
@@ -30,9 +33,11 @@ use timely::scheduling::Activator;
 use crate::barrier::{Barrier, Content, Part};
 use crate::control::ControlMsg;
 use crate::exchange::{ByKey, RoundRobin};
-use crate::flow::Gauge;
-use crate::frame::{Rows, RowsBuilder};
+use crate::frame::Rows;
+use crate::shadow::{Shadow, Tell, Told};
 use crate::worker::{ControlStream, EdgeFault, RowStream, WorkerContext};
+use sender::{Buffer, Sender};
+use trial::{Call, TRIAL_CALLS_MAX, Trial, What};
 
 /// Longest time in one activation: other operators and progress tracking want their turn.
 const ACTIVATION_BUDGET: Duration = Duration::from_millis(2);
@@ -122,6 +127,7 @@ pub fn operator<'s>(
     let (outs, streams): (Vec<_>, Vec<_>) = (0..=plan.nodes[node].outputs.len()).map(|_| builder.new_output()).unzip();
     let activator = scope.activator_for(builder.operator_info().address);
     let context = context.clone();
+    context.wakers.borrow_mut().push((node, scope.activator_for(builder.operator_info().address)));
     builder.build(move |caps| {
         let strict = uses_time && context.shared.plan.options.ticks == TickMode::Batch;
         let mut state = OperatorState {
@@ -134,6 +140,9 @@ pub fn operator<'s>(
             faults,
             queue: BTreeMap::new(),
             held: VecDeque::new(),
+            trial: None,
+            shadow: None,
+            repeat: VecDeque::new(),
             passed: 0,
             has_left: false,
             strict,
@@ -210,6 +219,12 @@ struct OperatorState {
     queue: BTreeMap<u64, VecDeque<Waiting>>,
     /// Rows behind a barrier that this operator has not passed, with their ticks.
     held: VecDeque<(u64, Waiting)>,
+    /// New logic that may have to go.
+    trial: Option<Trial>,
+    /// Told of each call and of what came out.
+    shadow: Option<(Arc<Shadow>, Tell)>,
+    /// Calls that the logic from before a trial has still to do.
+    repeat: VecDeque<Call>,
     /// Number of the barrier that was passed last.
     passed: u64,
     has_left: bool,
@@ -293,14 +308,51 @@ impl OperatorState {
                 return Err(fault);
             }
         }
-        if !self.sender.gauge.has_room() {
-            return Ok(if self.has_work(frontier) { Turn::Blocked } else { Turn::Idle });
+        if self.context.shared.swapping().is_some_and(|node| node == self.sender.node) || self.trial.is_some() {
+            if self.shadow.as_ref().is_some_and(|(shadow, _)| shadow.is_over()) {
+                self.shadow = None;
+            }
+            if self.unfinished.is_none() {
+                self.shadow()?;
+            }
+            if (self.unfinished.is_none() || self.trial.is_some())
+                && let Some(turn) = self.swap()?
+            {
+                return Ok(turn);
+            }
         }
+        match &self.trial {
+            // What is held back takes no room below, and is bounded by the number of calls.
+            Some(trial) if trial.has_failed || trial.calls.len() >= TRIAL_CALLS_MAX => Ok(Turn::Idle),
+            Some(trial) if !trial.swap.begin_call(self.context.worker) => Ok(Turn::Idle),
+            Some(_) => {
+                let turn = self.call(frontier);
+                self.on_trial(turn)
+            }
+            None if self.sender.gauge.has_room() => self.call(frontier),
+            None => Ok(if self.has_work(frontier) { Turn::Blocked } else { Turn::Idle }),
+        }
+    }
+
+    /// The next call, if there is one to make.
+    fn call(&mut self, frontier: Option<u64>) -> Result<Turn, Fault> {
         if let Some(caps) = self.unfinished.take() {
             let progress = self.operator.resume(&mut self.sender.buffer)?;
             return self.sent(caps, progress);
         }
+        if let Some(Call { what, caps }) = self.repeat.pop_front() {
+            let progress = match what {
+                What::Batch(input, batch) => self.operator.on_batch(input, batch, &mut self.sender.buffer)?,
+                What::Time(now) => self.operator.on_time(now, &mut self.sender.buffer)?,
+            };
+            return self.sent(Some(caps), progress);
+        }
         if let Some(waiting) = self.next_batch() {
+            if let Some(trial) = &mut self.trial {
+                let what = What::Batch(waiting.input, waiting.batch.clone());
+                trial.calls.push(Call { what, caps: waiting.caps.clone() });
+            }
+            self.tell(|| Told::Batch(waiting.input, waiting.batch.clone()));
             let progress = self.operator.on_batch(waiting.input, waiting.batch, &mut self.sender.buffer)?;
             self.sender.metrics().batches.fetch_add(1, Relaxed);
             return self.sent(Some(waiting.caps), progress);
@@ -311,6 +363,8 @@ impl OperatorState {
     fn has_work(&self, frontier: Option<u64>) -> bool {
         let ticks = self.clock.as_ref().is_some_and(|c| !c.ended && frontier.is_none_or(|f| f > c.closed));
         self.unfinished.is_some()
+            || self.trial.is_some()
+            || !self.repeat.is_empty()
             || !self.queue.is_empty()
             || !self.held.is_empty()
             || ticks
@@ -321,6 +375,8 @@ impl OperatorState {
     fn has_ended(&self) -> bool {
         self.clock.as_ref().is_some_and(|c| c.ended)
             && self.unfinished.is_none()
+            && self.trial.is_none()
+            && self.repeat.is_empty()
             && self.queue.is_empty()
             && self.held.is_empty()
     }
@@ -361,7 +417,18 @@ impl OperatorState {
 
     /// Sends what a call emitted, at the time of its batch or of the tick that closes.
     fn sent(&mut self, caps: Option<Vec<Capability<u64>>>, progress: Progress) -> Result<Turn, Fault> {
-        self.sender.send(caps.as_deref().unwrap_or(&self.time_caps))?;
+        if self.shadow.is_some() {
+            let Buffer { rows, dead, .. } = &self.sender.buffer;
+            let emitted = Told::Emitted(rows.clone(), dead.clone());
+            self.tell(|| emitted);
+        }
+        match &mut self.trial {
+            None => self.sender.send(caps.as_deref().unwrap_or(&self.time_caps))?,
+            Some(trial) => {
+                let caps = caps.clone().unwrap_or_else(|| self.time_caps.clone());
+                trial.emitted.push((caps, std::mem::take(&mut self.sender.buffer)));
+            }
+        }
         match progress {
             Progress::More => self.unfinished = Some(caps),
             Progress::Done => self.release_closed(),
@@ -419,96 +486,16 @@ impl OperatorState {
             }
         }
         let now = clock.now;
+        if let Some((_, tell)) = &self.shadow
+            && !tell.tell(Told::Time(now))
+        {
+            self.shadow = None;
+        }
+        if let Some(trial) = &mut self.trial {
+            trial.calls.push(Call { what: What::Time(now), caps: self.time_caps.clone() });
+        }
         self.sender.metrics().watermark.store(now.watermark, Relaxed);
         let progress = self.operator.on_time(now, &mut self.sender.buffer)?;
         self.sent(None, progress)
-    }
-}
-
-/// Sends what an operator emits and keeps its books.
-pub(crate) struct Sender {
-    context: WorkerContext,
-    node: usize,
-    /// One per port and, last, the dead-letter port.
-    outputs: Vec<OutputBuilder<u64, RowsBuilder>>,
-    gauge: Gauge,
-    buffer: Buffer,
-}
-
-impl Sender {
-    fn new(context: &WorkerContext, node: usize, outputs: Vec<OutputBuilder<u64, RowsBuilder>>) -> Self {
-        let gauge = Gauge::new(context.shared.edge_bytes);
-        Self { context: context.clone(), node, outputs, gauge, buffer: Buffer::default() }
-    }
-
-    fn metrics(&self) -> &crate::NodeMetrics {
-        &self.context.shared.metrics.nodes[self.node].workers[self.context.worker]
-    }
-
-    fn fail(&self, fault: Fault) {
-        let shared = &self.context.shared;
-        shared.fail(fault.at(&shared.plan.nodes[self.node].name).on_worker(self.context.worker));
-    }
-
-    fn send(&mut self, caps: &[Capability<u64>]) -> Result<(), Fault> {
-        let mut rows_out = 0;
-        for (port, mut batch) in self.buffer.rows.drain(..) {
-            if batch.is_empty() {
-                continue;
-            }
-            rows_out += batch.num_rows() as u64;
-            self.gauge.charge(&mut batch);
-            self.outputs[port].activate().session_with_builder(&caps[port]).give(batch);
-        }
-        self.metrics().rows_out.fetch_add(rows_out, Relaxed);
-        self.send_dead(caps)?;
-        let counts = std::mem::take(&mut self.buffer.counts);
-        if !counts.is_empty() {
-            let mut counters = self.metrics().counters.lock().expect("no panic while held");
-            for (name, n) in counts {
-                *counters.entry(name).or_default() += n;
-            }
-        }
-        Ok(())
-    }
-
-    fn send_dead(&mut self, caps: &[Capability<u64>]) -> Result<(), Fault> {
-        if self.buffer.dead.is_empty() {
-            return Ok(());
-        }
-        let name = &self.context.shared.plan.nodes[self.node].name;
-        let mut rows = std::mem::take(&mut self.buffer.dead);
-        for row in rows.iter_mut().filter(|r| r.operator.is_empty()) {
-            row.operator.clone_from(name);
-        }
-        if self.context.shared.plan.dead_letter.is_none() {
-            let help = "add a `dead_letter:` sink to the pipeline";
-            return Err(Fault::data(rows[0].error.clone()).with_row(rows[0].row.clone()).with_help(help));
-        }
-        self.metrics().rows_dead.fetch_add(rows.len() as u64, Relaxed);
-        let port = self.outputs.len() - 1;
-        let batch = Batch::new(dead::to_rows(&rows));
-        self.outputs[port].activate().session_with_builder(&caps[port]).give(batch);
-        Ok(())
-    }
-}
-
-/// What one call emitted.
-#[derive(Default)]
-struct Buffer {
-    rows: Vec<(usize, Batch)>,
-    dead: Vec<DeadRow>,
-    counts: Vec<(&'static str, u64)>,
-}
-
-impl Collector for Buffer {
-    fn emit(&mut self, port: usize, batch: Batch) {
-        self.rows.push((port, batch));
-    }
-    fn dead(&mut self, row: DeadRow) {
-        self.dead.push(row);
-    }
-    fn count(&mut self, counter: &'static str, n: u64) {
-        self.counts.push((counter, n));
     }
 }
