@@ -14,6 +14,9 @@ use crate::error::Result as RowResult;
 use crate::native::{self, Column, Effects, EntryUpdate, Field, OpError, StateDescriptor};
 use crate::types::{bit, bitmap};
 
+/// Entry keys and values as bytes.
+type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
+
 /// Entries that are read from the host at a time.
 const PAGE: u32 = 1024;
 
@@ -190,7 +193,7 @@ impl<K: StateKey, V: StateValue> MapState<K, V> {
     }
 
     /// What the host has, and what the call has made of it.
-    fn all(&self) -> Vec<(Vec<u8>, Vec<u8>)> {
+    fn all(&self) -> Pairs {
         let known = self.known.borrow();
         let own = &known[self.key];
         let mut all = BTreeMap::new();
@@ -209,9 +212,9 @@ impl<K: StateKey, V: StateValue> MapState<K, V> {
         all.into_iter().collect()
     }
 
-    fn scan(&self) -> Result<Vec<(Vec<u8>, Vec<u8>)>, String> {
+    fn scan(&self) -> Result<Pairs, String> {
         let index = (self.key as u32).to_le_bytes();
-        let mut found: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
+        let mut found = Pairs::new();
         loop {
             let after = found.last().map(|(key, _)| K::column(std::iter::once(&key[..])));
             let page = native::reads(|reads| reads.scan(self.state, &index, after.as_ref(), PAGE))?;

@@ -329,7 +329,7 @@ impl World {
     fn step(&mut self, factory: &dyn StateBackendFactory, next: &mut impl FnMut(u64) -> u64) {
         let (key, state) = (Some(next(6) as i64), next(4) as usize);
         match next(20) {
-            0..6 if state % 2 == 0 => {
+            0..6 if state.is_multiple_of(2) => {
                 let pairs: Vec<(Vec<u8>, Option<String>)> = (0..next(6))
                     .map(|_| {
                         (vec![b'e'; next(9) as usize], Some(next(100)).filter(|n| n % 4 > 0).map(|n| n.to_string()))
@@ -371,7 +371,7 @@ impl World {
                 self.backend = move_on(factory, self.backend.as_mut(), form, &self.states, self.now);
                 self.backend.set_now(self.now).expect("set_now");
             }
-            12..16 if state % 2 == 0 => self.compare_some(state, key, next),
+            12..16 if state.is_multiple_of(2) => self.compare_some(state, key, next),
             _ => self.compare(state, key, 1 + next(5) as usize, "a scan"),
         }
     }
@@ -416,8 +416,8 @@ impl World {
         let found = scan(self.backend.as_mut(), state, key, page);
         let own = self.models[state].entry(key).or_default();
         let entries = |is_map: bool| found.iter().map(move |(key, _)| if is_map { key.clone() } else { Vec::new() });
-        let keys = own.keys().map(|key| if state % 2 == 0 { key.clone() } else { Vec::new() });
-        assert!(entries(state % 2 == 0).eq(keys), "{what}: entry keys of {key:?} in state {state}");
+        let keys = own.keys().map(|key| if state.is_multiple_of(2) { key.clone() } else { Vec::new() });
+        assert!(entries(state.is_multiple_of(2)).eq(keys), "{what}: entry keys of {key:?} in state {state}");
         let values = own.values().map(|(value, _)| value);
         assert!(found.iter().map(|(_, value)| value).eq(values), "{what}: values of {key:?} in state {state}");
         own.values_mut().filter(|_| state == 2).for_each(|(_, written)| *written = self.now);

@@ -135,7 +135,7 @@ impl Call<'_> {
         for (what, column, most) in
             [("entry key", entries.as_ref(), ENTRY_KEY_BYTES_MAX), ("value", Some(&values), ENTRY_VALUE_BYTES_MAX)]
         {
-            let longest = column.map_or(0, |column| longest(column));
+            let longest = column.map_or(0, longest);
             if longest > most {
                 return Err(format!("{place}: the {what} of an entry has {longest} bytes, at most {most} fit"));
             }

@@ -18,7 +18,7 @@ use crate::sandbox::GuestState;
 
 /// What can be read, while a call takes.
 #[derive(Default)]
-pub(crate) struct Reading(Option<Open>);
+pub(crate) struct Reading(Option<Box<Open>>);
 
 struct Open {
     descriptor: Arc<Descriptor>,
@@ -34,7 +34,7 @@ impl Reading {
         // SAFETY: only the lifetime is forgotten. `close` is called before the borrow ends, and nobody else has the pointer.
         let reads =
             unsafe { std::mem::transmute::<NonNull<dyn EntryReads + '_>, NonNull<dyn EntryReads>>(reads.into()) };
-        self.0 = Some(Open { descriptor: descriptor.clone(), reads });
+        self.0 = Some(Box::new(Open { descriptor: descriptor.clone(), reads }));
     }
 
     pub(crate) fn close(&mut self) {

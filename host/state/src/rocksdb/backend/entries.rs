@@ -302,7 +302,7 @@ impl EntryStore for Rocks {
         self.check()?;
         let (mut keys, mut values) = (BinaryBuilder::new(), Builder::new(self.entry_type(state)?));
         let (mut count, mut bytes, mut more) = (0, 0, false);
-        let mut seen: Vec<(Box<[u8]>, Box<[u8]>)> = Vec::new();
+        let mut seen: Vec<[Box<[u8]>; 2]> = Vec::new();
         if self.cache.rows.has(state, slot) {
             let (shard, prefix) = self.place(state, slot);
             let is_refreshed = self.is_refreshed(state);
@@ -317,13 +317,13 @@ impl EntryStore for Rocks {
                 keys.append_value(entry);
                 values.push(Some(value))?;
                 if is_refreshed {
-                    seen.push((entry.into(), value.into()));
+                    seen.push([entry.into(), value.into()]);
                 }
                 (count, bytes) = (count + 1, bytes + entry.len() + value.len());
                 Ok(true)
             })?;
         }
-        seen.iter().for_each(|(entry, value)| self.refresh(state, slot, entry, value));
+        seen.iter().for_each(|[entry, value]| self.refresh(state, slot, entry, value));
         Ok(Scanned { entries: keys.finish(), values: values.finish()?, more })
     }
 }
