@@ -162,6 +162,17 @@ pub fn start(plan: Plan, workers: usize) -> Result<JobHandle, Fault> {
 
 /// Starts a plan. Before anything else, what a checkpoint had prepared is committed, and what nobody will commit removed.
 pub fn start_with(plan: Plan, options: StartOptions) -> Result<JobHandle, Fault> {
+    let (shared, checkpointer) = set_up(plan, options)?;
+    let for_workers = shared.clone();
+    let supervisor = std::thread::Builder::new()
+        .name("tidemill-job".into())
+        .spawn(move || supervise(&for_workers, checkpointer.as_ref()))
+        .map_err(|e| Fault::io(format!("no thread for the job: {e}")))?;
+    Ok(JobHandle { shared, supervisor })
+}
+
+/// All of a start but the threads.
+pub(crate) fn set_up(plan: Plan, options: StartOptions) -> Result<(Arc<Shared>, Option<Checkpointer>), Fault> {
     let StartOptions { workers, durability, from, phases } = options;
     if let Some(from) = &from {
         from.check(&plan)?;
@@ -198,12 +209,7 @@ pub fn start_with(plan: Plan, options: StartOptions) -> Result<JobHandle, Fault>
     });
     let checkpointer =
         durability.map(|durability| Checkpointer { shared: shared.clone(), durability, commands: commands.clone() });
-    let for_workers = shared.clone();
-    let supervisor = std::thread::Builder::new()
-        .name("tidemill-job".into())
-        .spawn(move || supervise(&for_workers, checkpointer.as_ref()))
-        .map_err(|e| Fault::io(format!("no thread for the job: {e}")))?;
-    Ok(JobHandle { shared, supervisor })
+    Ok((shared, checkpointer))
 }
 
 /// What each source has to read: what a checkpoint left, or everything.

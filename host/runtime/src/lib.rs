@@ -17,6 +17,7 @@ mod restore;
 mod shadow;
 mod sink;
 mod source;
+mod stepped;
 mod swap;
 mod upgrade;
 mod worker;
@@ -26,4 +27,5 @@ pub use job::{Ending, JobControl, JobHandle, JobSummary, PhaseHook, StartOptions
 pub use metrics::{JobMetrics, NodeMetrics};
 pub use restore::{DEAD_LETTER, StartFrom};
 pub use shadow::ShadowReport;
+pub use stepped::Stepped;
 pub use upgrade::Upgrade;

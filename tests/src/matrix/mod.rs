@@ -23,6 +23,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 pub use case::{Case, Directives};
 pub use golden::{Outcome, compare};
 pub use run::Lab;
+pub(crate) use run::{Text, scratch};
 
 /// One way to run a case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
