@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use tidemill_model::checkpoint::Manifest;
+use tidemill_model::Fault;
+use tidemill_model::checkpoint::{CheckpointStore, Manifest};
 use tidemill_model::plan::Backend;
+use tidemill_store::Snapshots;
 
 use super::life::undisturbed;
-use super::shape::Shape;
+use super::shape::{PIPELINE, Shape};
 use super::world::{Rows, World};
 use crate::chance::Chance;
 
@@ -65,6 +67,15 @@ pub fn restores(
         rows.entry(sink).or_default().extend(more);
     }
     same(expected, &rows).map_err(about)
+}
+
+/// Hidden files that no checkpoint and no savepoint names.
+pub fn lost_files(world: &World) -> Result<Vec<String>, String> {
+    let store = Snapshots::new(world.objects.clone(), PIPELINE);
+    let listed = store.list().map_err(|fault| fault.to_string())?;
+    let manifests: Result<Vec<Manifest>, Fault> = listed.iter().map(|listed| store.load(listed)).collect();
+    let parts = manifests.map_err(|fault| fault.to_string())?.into_iter().flat_map(|manifest| manifest.parts);
+    world.lost(&parts.flat_map(|part| part.committables).collect::<Vec<_>>())
 }
 
 /// Native files are for the backend that wrote them.

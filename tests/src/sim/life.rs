@@ -80,11 +80,12 @@ impl Life {
         Ok(more)
     }
 
-    /// A checkpoint or savepoint; what it holds, and whether the job has gone on to commit it.
-    pub fn checkpoint(&mut self, purpose: &Purpose, stop: bool) -> Result<u64, Fault> {
+    /// A checkpoint or savepoint. The outer fault is one of the job, the inner one of the checkpoint alone.
+    pub fn checkpoint(&mut self, purpose: &Purpose, stop: bool) -> Result<Result<u64, Fault>, Fault> {
         let form = if matches!(purpose, Purpose::Savepoint { .. }) { Form::Portable } else { Form::Native };
         let parts = self.driver.freeze(form)?;
-        self.stepped.checkpoint(purpose, stop, parts).map(|taken| taken.id)
+        self.world().see_time(self.driver.now_ms());
+        Ok(self.stepped.checkpoint(purpose, stop, parts).map(|taken| taken.id))
     }
 
     /// All input was read: the last checkpoint and the last commit.

@@ -110,6 +110,8 @@ const FRAGMENTS: &[Fragment] = &[
     },
 ];
 
+/// Name of all pipelines.
+pub const PIPELINE: &str = "sim";
 /// Rows of a source.
 const ROWS_MAX: usize = 250;
 const KEYS_MAX: usize = 12;
@@ -202,7 +204,7 @@ fn scripts(chance: &mut Chance, chosen: &[&Fragment]) -> Vec<(&'static str, Arc<
 }
 
 fn text(chance: &mut Chance, chosen: &[&Fragment], forgiving: bool) -> String {
-    let mut text = String::from("name: sim\ncomponents: { cases: case-operators.wasm }\n");
+    let mut text = format!("name: {PIPELINE}\ncomponents: {{ cases: case-operators.wasm }}\n");
     let roll = 1 + chance.below(50);
     let file = |name: &str| format!("file: {{ path: out/{name}, format: ndjson, roll_rows: {roll} }}");
     if forgiving {

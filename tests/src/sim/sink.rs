@@ -59,7 +59,7 @@ impl Sink for WiredSink {
         self.inner.discard(committables);
     }
 
-    fn recover(&self, owner: &str, named: &[Committable]) -> Result<(), Fault> {
+    fn recover(&self, owner: &str, named: Option<&[Committable]>) -> Result<(), Fault> {
         if self.wire.is_cut() {
             return Err(crashed());
         }

@@ -21,6 +21,8 @@ const LIVES_MAX: usize = 6;
 const EVENTS_MAX: usize = 8;
 /// Steps of the driver between two events: 1, 2, 4, ...
 const DOUBLINGS_MAX: usize = 10;
+/// Thousands of steps in which any job comes to its end.
+const ROUNDS_MAX: usize = 1000;
 /// Checkpoints that may fail in a row before the job is started again.
 const FAILURES_MAX: usize = 2;
 
@@ -78,10 +80,8 @@ impl Story {
     fn at_the_end(&self) -> Result<(), String> {
         check::same(&self.expected, &self.world.visible())?;
         check::same(&self.expected, &self.world.files()?).map_err(|what| format!("in the files: {what}"))?;
-        match self.world.hidden()?.first() {
-            Some(file) => Err(format!("a hidden file stays: {}", file.display())),
-            None => Ok(()),
-        }
+        let lost = check::lost_files(&self.world)?;
+        if lost.is_empty() { Ok(()) } else { Err(format!("hidden files stay: {lost:?}")) }
     }
 
     /// One life. Whether the job is done.
@@ -148,7 +148,14 @@ impl Story {
     }
 
     fn to_the_end(&mut self, life: &mut Life) -> Result<Event, Fault> {
-        while life.steps(1000)? {}
+        let mut rounds = 0;
+        while life.steps(1000)? {
+            rounds += 1;
+            if rounds > ROUNDS_MAX {
+                self.world.violation("the job does not come to its end");
+                return Ok(Event::Over);
+            }
+        }
         life.end()?;
         self.world.note("  the end");
         Ok(Event::Done)
@@ -242,7 +249,7 @@ impl Story {
         if self.chance.one_in(2) {
             self.arm_checkpoint(life);
         }
-        let taken = life.checkpoint(&purpose, stop);
+        let taken = life.checkpoint(&purpose, stop)?;
         life.wire.disarm();
         match &taken {
             Ok(id) => self.world.note(format!("  {purpose:?} {id}")),
@@ -305,14 +312,14 @@ impl Story {
         new.steps(steps)?;
         let committed = self.chance.one_in(2);
         if committed {
-            let id = new.checkpoint(&Purpose::Checkpoint, false)?;
+            let id = new.checkpoint(&Purpose::Checkpoint, false)??;
             self.restores(&new, id);
         }
         let before: Vec<Listed> = new.store.list()?;
         let steps = 1 << self.chance.below(DOUBLINGS_MAX);
         let moved = old.steps(steps);
         let result = match moved {
-            Ok(true) => old.checkpoint(&Purpose::Checkpoint, false).map(drop),
+            Ok(true) => old.checkpoint(&Purpose::Checkpoint, false).flatten().map(drop),
             Ok(false) => old.end(),
             Err(fault) => Err(fault),
         };
@@ -324,7 +331,7 @@ impl Story {
             self.world.violation("a life of an older generation changes what is there");
         }
         new.steps(steps)?;
-        let id = new.checkpoint(&Purpose::Checkpoint, false)?;
+        let id = new.checkpoint(&Purpose::Checkpoint, false)??;
         self.restores(&new, id);
         self.world.note(format!("  the newer one: checkpoint {id}"));
         Ok(Event::Over)

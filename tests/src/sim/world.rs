@@ -162,13 +162,21 @@ impl World {
         Ok(rows)
     }
 
-    /// Hidden files of sinks.
-    pub fn hidden(&self) -> Result<Vec<PathBuf>, String> {
+    /// Names of hidden files of sinks that nobody will ever make visible or remove: `named` is all that is in manifests.
+    pub fn lost(&self, named: &[Vec<u8>]) -> Result<Vec<String>, String> {
         let mut hidden = Vec::new();
         for sink in entries(&self.folder().join("out"))? {
-            hidden.extend(entries(&sink)?.into_iter().filter(|part| is_hidden(part)));
+            let names = entries(&sink)?.into_iter().filter(|part| is_hidden(part));
+            hidden.extend(names.filter_map(|part| Some(part.file_name()?.to_string_lossy().into_owned())));
         }
-        Ok(hidden)
+        let is_named = |name: &String| named.iter().any(|c| c.windows(name.len()).any(|part| part == name.as_bytes()));
+        let (named, rest): (Vec<String>, Vec<String>) = hidden.into_iter().partition(is_named);
+        // A lock says that there are hidden files with its tag.
+        let locks = |name: &String| {
+            let tag = name.strip_prefix('.').and_then(|name| name.strip_suffix(".lock"));
+            tag.is_some_and(|tag| named.iter().any(|name| name.contains(tag)))
+        };
+        Ok(rest.into_iter().filter(|name| !locks(name)).collect())
     }
 }
 
