@@ -33,7 +33,7 @@ class Unavailable(Exception):
 class Flink:
     """A program in Flink, compiled. `version` is for the report."""
 
-    def __init__(self, build, source=SOURCE):
+    def __init__(self, build, source=SOURCE, properties=()):
         self.java = java_version()
         self.version = f"Flink {PACKAGE.split('==')[1]}, Java {self.java}"
         jars = [str(jar) for jar in sorted(library().glob("*.jar")) if jar.name.startswith(JARS)]
@@ -43,7 +43,8 @@ class Flink:
         done = subprocess.run(["javac", "-nowarn", "-d", str(classes), "-cp", path, str(source)])
         if done.returncode != 0:
             raise Unavailable(f"{source.name} does not compile, see above.")
-        self.command = ["java", *JVM, "-cp", f"{classes}:{path}", source.stem]
+        properties = [f"-D{name}={value}" for name, value in properties]
+        self.command = ["java", *JVM, *properties, "-cp", f"{classes}:{path}", source.stem]
 
     def run(self, work, rows, warmup, count=False, files=None):
         """One measurement as a dictionary, in a JVM of its own. `warmup` rows run before, unmeasured."""

@@ -9,6 +9,7 @@ use std::process::{Command, ExitStatus, Stdio};
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
+use tidemill_model::checkpoint::ObjectStore;
 use tidemill_store::s3::Bucket;
 use tidemill_store::testing::S3Server;
 
@@ -18,6 +19,8 @@ const RATE: u64 = 120_000;
 /// Of one job.
 const KILLS_MAX: u64 = 12;
 const PHASES: &[&str] = &["upload", "manifest", "commit", "committing", "restore"];
+/// Those that are not the leader's alone.
+const FOLLOWER_PHASES: &[&str] = &["upload", "committing", "restore"];
 /// A run that takes longer hangs.
 const DEADLINE: Duration = Duration::from_secs(120);
 
@@ -46,13 +49,18 @@ static OPERATORS: LazyLock<PathBuf> = LazyLock::new(|| {
 struct Kind {
     backend: &'static str,
     s3: bool,
+    processes: u64,
 }
 
 const KINDS: &[Kind] = &[
-    Kind { backend: "heap", s3: false },
-    Kind { backend: "rocksdb", s3: false },
-    Kind { backend: "heap", s3: true },
-    Kind { backend: "rocksdb", s3: true },
+    Kind { backend: "heap", s3: false, processes: 1 },
+    Kind { backend: "rocksdb", s3: false, processes: 1 },
+    Kind { backend: "heap", s3: true, processes: 1 },
+    Kind { backend: "rocksdb", s3: true, processes: 1 },
+    Kind { backend: "heap", s3: false, processes: 2 },
+    Kind { backend: "rocksdb", s3: false, processes: 2 },
+    Kind { backend: "heap", s3: true, processes: 2 },
+    Kind { backend: "rocksdb", s3: true, processes: 2 },
 ];
 
 /// A server that speaks S3, for all jobs.
@@ -69,11 +77,15 @@ fn pipeline(kind: Kind, durable: bool, life: u64) -> String {
     let store = if kind.s3 && durable { format!("s3://{BUCKET}/life-{life}") } else { "store".into() };
     let durability = match durable {
         true => format!(
-            "state: {{ backend: {}, directory: work }}\ncheckpoints: {{ store: '{store}', interval: 60ms, keep: 2 }}\nrestart: {{ strategy: none }}",
-            kind.backend
+            "state: {{ backend: {}, directory: work }}\ncheckpoints: {{ store: '{store}', interval: 60ms, keep: 2 }}\nrestart: {{ {} }}",
+            kind.backend,
+            // A job that has lost another process goes on by itself.
+            if kind.processes > 1 { "strategy: fixed_delay, attempts: 3, delay: 10ms" } else { "strategy: none" }
         ),
         false => String::new(),
     };
+    // Files go where the checkpoints are.
+    let out = if kind.s3 && durable { format!("s3://{BUCKET}/out-{life}") } else { "out".into() };
     let rate = if durable { format!("rate: {RATE}, ") } else { String::new() };
     format!(
         "name: chaos\n{durability}\n\
@@ -88,14 +100,28 @@ fn pipeline(kind: Kind, durable: bool, life: u64) -> String {
          \x20 counted: {{ input: counts, select: [k, count] }}\n\
          \x20 windows: {{ input: numbers, key: [k], window: {{ tumbling: 5s }}, aggregates: {{ rows: count(*), sum: sum(n), mean: avg(n) }} }}\n\
          sinks:\n\
-         \x20 rows: {{ input: numbers, file: {{ path: out/rows, format: ndjson }} }}\n\
-         \x20 counted_out: {{ input: counted, file: {{ path: out/counted, format: ndjson, roll_rows: 5000 }} }}\n\
-         \x20 totals_out: {{ input: totals, file: {{ path: out/totals, format: ndjson }} }}\n\
-         \x20 windows_out: {{ input: windows, file: {{ path: out/windows, format: ndjson }} }}\n"
+         \x20 rows: {{ input: numbers, file: {{ path: '{out}/rows', format: ndjson }} }}\n\
+         \x20 counted_out: {{ input: counted, file: {{ path: '{out}/counted', format: ndjson, roll_rows: 5000 }} }}\n\
+         \x20 totals_out: {{ input: totals, file: {{ path: '{out}/totals', format: ndjson }} }}\n\
+         \x20 windows_out: {{ input: windows, file: {{ path: '{out}/windows', format: ndjson }} }}\n"
     )
 }
 
-/// Visible rows by sink, sorted.
+/// Visible rows by sink, sorted, of a life on S3.
+fn remote_output(life: u64) -> BTreeMap<String, Vec<String>> {
+    let bucket = Bucket::open(BUCKET, &format!("out-{life}"), &S3.options()).expect("a bucket");
+    let mut output: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (name, _) in bucket.list("").expect("objects") {
+        let (sink, _) = name.split_once('/').expect("an object of a sink");
+        let bytes = bucket.get(&name).expect("an object can be read").expect("it is there");
+        let text = String::from_utf8(bytes).expect("text");
+        output.entry(sink.to_owned()).or_default().extend(text.lines().map(str::to_owned));
+    }
+    output.values_mut().for_each(|rows| rows.sort());
+    output
+}
+
+/// The same in a folder.
 fn output(folder: &Path) -> BTreeMap<String, Vec<String>> {
     let mut output = BTreeMap::new();
     for sink in std::fs::read_dir(folder.join("out")).expect("sinks have written") {
@@ -138,6 +164,7 @@ fn difference(expected: &BTreeMap<String, Vec<String>>, got: &BTreeMap<String, V
 fn tidemill(folder: &Path, kind: Kind, workers: usize) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tidemill"));
     command.args(["run", "pipeline.yaml", "--quiet", "--workers", &workers.to_string()]).current_dir(folder);
+    command.args(["--processes", &kind.processes.to_string()]);
     command.env("XDG_CACHE_HOME", Path::new(env!("CARGO_TARGET_TMPDIR")).join("cli-cache"));
     command.env("XDG_RUNTIME_DIR", folder).env("TIDEMILL_LOG", "warn");
     if kind.s3 {
@@ -157,24 +184,53 @@ impl Random {
     }
 }
 
-/// Runs until the end or `kill_after`. None: it was killed, by us or by itself at a phase.
-fn run(mut command: Command, kill_after: Option<Duration>) -> (Option<ExitStatus>, String) {
+/// Who is killed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Victim {
+    Leader,
+    Follower,
+}
+
+/// How a run went.
+struct Ran {
+    /// None: the leader was killed, by us or by itself at a phase.
+    status: Option<ExitStatus>,
+    stderr: String,
+    /// We have killed another process of it.
+    follower_killed: bool,
+}
+
+/// Runs until the end or, if the leader is to be killed, until then.
+fn run(mut command: Command, kill_after: Option<(Duration, Victim)>) -> Ran {
     let mut child = command.spawn().expect("tidemill starts");
-    let began = Instant::now();
+    let (began, mut kill_after, mut follower_killed) = (Instant::now(), kill_after, false);
     loop {
         if let Some(status) = child.try_wait().expect("the process can be waited for") {
             let mut stderr = String::new();
             std::io::Read::read_to_string(&mut child.stderr.take().expect("piped"), &mut stderr).expect("text");
-            return (status.code().map(|_| status), stderr);
+            return Ran { status: status.code().map(|_| status), stderr, follower_killed };
         }
-        if kill_after.is_some_and(|after| began.elapsed() >= after) {
-            child.kill().expect("it is ours");
-            child.wait().expect("it ends");
-            return (None, String::new());
+        if let Some((after, victim)) = kill_after
+            && began.elapsed() >= after
+        {
+            if victim == Victim::Leader {
+                child.kill().expect("it is ours");
+                child.wait().expect("it ends");
+                return Ran { status: None, stderr: String::new(), follower_killed };
+            }
+            follower_killed = kill_children(child.id());
+            kill_after = None;
         }
         assert!(began.elapsed() < DEADLINE, "a run hangs");
         std::thread::sleep(Duration::from_millis(1));
     }
+}
+
+/// False: there was none.
+fn kill_children(parent: u32) -> bool {
+    let children = std::fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).unwrap_or_default();
+    let kill = |child: &str| Command::new("sh").args(["-c", &format!("kill -KILL {child}")]).status();
+    children.split_whitespace().filter(|child| kill(child).is_ok_and(|status| status.success())).count() > 0
 }
 
 /// A whole number from the environment.
@@ -186,7 +242,7 @@ fn setting(name: &str, default: u64) -> u64 {
 fn nothing_is_lost_and_nothing_comes_twice() {
     let reference = tempfile::tempdir().expect("a folder");
     std::fs::write(reference.path().join("pipeline.yaml"), pipeline(KINDS[0], false, 0)).expect("a file");
-    let (status, stderr) = run(tidemill(reference.path(), KINDS[0], 2), None);
+    let Ran { status, stderr, .. } = run(tidemill(reference.path(), KINDS[0], 2), None);
     assert!(status.is_some_and(|s| s.success()), "the run without a fault: {stderr}");
     let expected = output(reference.path());
     assert_eq!(expected["rows"].len() as u64, ROWS);
@@ -205,37 +261,101 @@ fn nothing_is_lost_and_nothing_comes_twice() {
 /// A job from its beginning to its end, through kills. Their number.
 fn one_life(kind: Kind, expected: &BTreeMap<String, Vec<String>>, random: &mut Random) -> u64 {
     let folder = tempfile::tempdir().expect("a folder");
-    std::fs::write(folder.path().join("pipeline.yaml"), pipeline(kind, true, random.below(u64::MAX >> 32)))
-        .expect("a file");
+    let life = random.below(u64::MAX >> 32);
+    std::fs::write(folder.path().join("pipeline.yaml"), pipeline(kind, true, life)).expect("a file");
     let (mut story, mut kills) = (Vec::new(), 0);
     loop {
-        let workers = 1 + random.below(3) as usize;
+        let workers = 1 + random.below(4 - kind.processes) as usize;
         let mut command = tidemill(folder.path(), kind, workers);
         let mut after = None;
         // Lives end: from some kill on nobody disturbs it.
         if kills < KILLS_MAX {
+            let victim = [Victim::Leader, Victim::Follower][random.below(kind.processes) as usize];
             if random.below(2) == 0 {
-                let phase = PHASES[random.below(PHASES.len() as u64) as usize];
+                let phases = if victim == Victim::Leader { PHASES } else { FOLLOWER_PHASES };
+                let phase = phases[random.below(phases.len() as u64) as usize];
                 let nth = 1 + random.below(6);
                 command.env("TIDEMILL_KILL_AT", format!("{phase}:{nth}"));
-                story.push(format!("{workers} workers, {phase}:{nth}"));
+                command.env("TIDEMILL_KILL_PROCESS", (victim as u8).to_string());
+                story.push(format!("{workers} workers, {victim:?} {phase}:{nth}"));
             } else {
                 let ms = 20 + random.below(700);
-                after = Some(Duration::from_millis(ms));
-                story.push(format!("{workers} workers, {ms} ms"));
+                after = Some((Duration::from_millis(ms), victim));
+                story.push(format!("{workers} workers, {victim:?} {ms} ms"));
             }
         } else {
             story.push(format!("{workers} workers"));
         }
-        match run(command, after) {
+        let ran = run(command, after);
+        // At a phase it may kill itself more often than the job is started again.
+        let lost = ran.stderr.contains("process 1 was lost: ") || ran.stderr.contains("process 1 ended before");
+        kills += u64::from(ran.follower_killed || lost);
+        match (ran.status, ran.stderr) {
             (None, _) => kills += 1,
+            (Some(status), _) if !status.success() && lost => {}
             (Some(status), stderr) => {
                 assert!(status.success(), "{kind:?}, {story:?}: {stderr}");
-                if let Some(difference) = difference(expected, &output(folder.path())) {
+                let output = if kind.s3 { remote_output(life) } else { output(folder.path()) };
+                if let Some(difference) = difference(expected, &output) {
                     panic!("{kind:?}, {story:?} (in {}): {difference}", folder.keep().display());
                 }
                 return kills.max(1);
             }
         }
+    }
+}
+
+#[test]
+fn what_a_sink_has_written_to_s3_a_source_reads_there() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let place = format!("s3://{BUCKET}/files-{}", std::process::id());
+    let write = format!(
+        "name: writing
+sources:
+  numbers: {{ datagen: {{ rows: 20000, columns: {{ n: {{ sequence: {{ start: 1 }} }}, k: {{ hash: {{ modulo: 3 }} }} }} }} }}
+sinks:
+  out: {{ input: numbers, file: {{ path: '{place}/in', format: csv, compression: gzip, roll_rows: 5000, bucket: {{ columns: [k] }} }} }}
+"
+    );
+    let read = |path: &str| {
+        format!(
+            "name: reading
+sources:
+  numbers: {{ file: {{ path: '{path}', format: csv }} }}
+operators:
+  ours: {{ input: numbers, select: [n] }}
+sinks:
+  out: {{ input: ours, file: {{ path: out, format: csv, header: false }} }}
+"
+        )
+    };
+    let run_it = |text: &str| {
+        let _ = std::fs::remove_dir_all(folder.path().join("out"));
+        std::fs::write(folder.path().join("pipeline.yaml"), text).expect("a file");
+        run(tidemill(folder.path(), KINDS[2], 2), None)
+    };
+    let Ran { status, stderr, .. } = run_it(&write);
+    assert!(status.is_some_and(|s| s.success()), "{stderr}");
+    let rows = |path: &str| {
+        let Ran { status, stderr, .. } = run_it(&read(path));
+        assert!(status.is_some_and(|s| s.success()), "{path}: {stderr}");
+        let parts = std::fs::read_dir(folder.path().join("out")).expect("a folder").map(|part| part.expect("a file"));
+        let text = parts.map(|part| std::fs::read_to_string(part.path()).expect("text")).collect::<String>();
+        let mut rows: Vec<u64> = text.lines().map(|row| row.parse().expect("a number")).collect();
+        rows.sort_unstable();
+        rows
+    };
+    let all: Vec<u64> = (1..=20_000).collect();
+    assert_eq!(rows(&format!("{place}/in")), all, "a folder");
+    assert_eq!(rows(&format!("{place}/in/**/*.csv.gz")), all, "a glob");
+    let some = rows(&format!("{place}/in/k=[12]/*.csv.gz"));
+    assert!(some.len() < all.len() && !some.is_empty(), "{} rows", some.len());
+    for (path, words) in [
+        (format!("{place}/nothing/*.csv"), "no object matches"),
+        ("s3://no-such-bucket/x.csv".into(), "no-such-bucket"),
+        ("s3:///x.csv".into(), "names no bucket"),
+    ] {
+        let Ran { status, stderr, .. } = run_it(&read(&path));
+        assert!(status.is_some_and(|s| !s.success()) && stderr.contains(words), "{path}: {stderr}");
     }
 }

@@ -312,7 +312,7 @@ fn check(yaml: &str) -> Result<Loaded, Diagnostics> {
 }
 
 fn context(base: &Path) -> ConfigContext {
-    ConfigContext { base: base.to_owned(), formats: Arc::new(BuiltIn) }
+    ConfigContext::new(base, Arc::new(BuiltIn))
 }
 
 /// Everything that is built in, and the components that the pages name, natively.

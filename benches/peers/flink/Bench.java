@@ -40,12 +40,16 @@ import org.apache.flink.util.Collector;
  * Flink's side of `./dev bench peers`: the DataStream API on the heap backend, parallelism 2, object
  * reuse, no checkpoints, generator in process, discarding sink.
  *
+ * <p>`-Dbackend=rocksdb`, `-Dmanaged=256m`, `-Dkeys=N`, `-Dcheckpoints=URI` and `-Dinterval=1s` are for `./dev bench
+ * durable`.
+ *
  * <p>Usage: Bench WORK ROWS WARMUP_ROWS count|discard [FILES]. Prints one JSON line. A warm-up job runs
  * first in the same JVM and cluster, so that the measured job finds compiled code and a started cluster.
  * With `count` the rows that reach the sink are counted, for comparing results; not for timing.
  */
 public class Bench {
   static final int PARALLELISM = 2;
+  static final long KEYS = Long.getLong("keys", 100_000);
   static final String[] CHANNELS = new String[10];
 
   static {
@@ -98,11 +102,17 @@ public class Bench {
 
   static Configuration settings() {
     Configuration settings = new Configuration();
-    settings.setString("state.backend.type", "hashmap");
+    settings.setString("state.backend.type", System.getProperty("backend", "hashmap"));
     settings.setString("pipeline.object-reuse", "true");
     settings.setString("rest.port", "0");
     settings.setString("rest.bind-port", "0");
-    settings.setString("taskmanager.memory.managed.size", "64m");
+    settings.setString("taskmanager.memory.managed.size", System.getProperty("managed", "64m"));
+    String checkpoints = System.getProperty("checkpoints");
+    if (checkpoints != null) {
+      settings.setString("execution.checkpointing.interval", System.getProperty("interval", "1s"));
+      settings.setString("execution.checkpointing.incremental", "true");
+      settings.setString("execution.checkpointing.dir", checkpoints);
+    }
     settings.setString("taskmanager.memory.network.max", "256m");
     return settings;
   }
@@ -171,7 +181,7 @@ public class Bench {
   }
 
   static <B extends Bid> B fill(B bid, long i) {
-    bid.auction = ((i * 2654435761L) >>> 8) % 100_000;
+    bid.auction = ((i * 2654435761L) >>> 8) % KEYS;
     bid.bidder = i % 50_000;
     bid.price = (i * 40_503L) % 10_000;
     bid.ts = i / 10;

@@ -60,14 +60,15 @@ pub struct StateAttrs {
     pub name: Option<String>,
     pub version: u32,
     pub ttl_ms: u64,
+    pub ttl_on_read: bool,
     /// Old version, and the function that reads it.
     pub migrate: Vec<(u32, Path)>,
 }
 
 pub fn state(attrs: &[Attribute]) -> Result<StateAttrs> {
     let present = attrs.iter().any(|a| a.path().is_ident("state"));
-    let mut found = StateAttrs { present, name: None, version: 1, ttl_ms: 0, migrate: Vec::new() };
-    parse(attrs, "state", &["name", "version", "ttl", "migrate"], |meta| {
+    let mut found = StateAttrs { present, name: None, version: 1, ttl_ms: 0, ttl_on_read: false, migrate: Vec::new() };
+    parse(attrs, "state", &["name", "version", "ttl", "ttl_on_read", "migrate"], |meta| {
         if meta.path.is_ident("name") {
             found.name = Some(name_value(meta)?);
         } else if meta.path.is_ident("version") {
@@ -76,6 +77,12 @@ pub fn state(attrs: &[Attribute]) -> Result<StateAttrs> {
             let text: LitStr = meta.value()?.parse()?;
             found.ttl_ms = duration_ms(&text.value())
                 .ok_or_else(|| Error::new(text.span(), "a duration is written 500ms, 30s, 15m, 12h or 7d"))?;
+        } else if meta.path.is_ident("ttl_on_read") {
+            found.ttl_on_read = true;
+            if found.ttl_ms == 0 {
+                return Err(meta.error("ttl_on_read needs a time to live before it: ttl = \"12h\", ttl_on_read"));
+            }
+            flag(meta)?;
         } else {
             found.migrate = migrations(meta)?;
         }

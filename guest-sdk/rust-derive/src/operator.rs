@@ -118,7 +118,10 @@ fn states(handles: &[Handle<'_>]) -> TokenStream {
     let types: Vec<&Type> = states.iter().map(|(h, _)| h.ty).collect();
     let names: Vec<&String> = states.iter().map(|(h, _)| &h.name).collect();
     let versions = states.iter().map(|(_, a)| a.version);
-    let ttls = states.iter().map(|(_, a)| a.ttl_ms);
+    let ttls = states.iter().map(|(_, a)| {
+        let (ms, on_read) = (a.ttl_ms, a.ttl_on_read);
+        quote!((#ms, #on_read))
+    });
     let indices = 0..states.len() as u16;
     let migrations = states.iter().flat_map(|(h, a)| {
         let (ty, name) = (h.ty, &h.name);

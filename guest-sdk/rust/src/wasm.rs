@@ -207,6 +207,7 @@ fn descriptor(d: native::Descriptor) -> lifecycle::Descriptor {
         codec: s.codec,
         version: s.version,
         ttl: s.ttl,
+        ttl_on_read: s.ttl_on_read,
     };
     lifecycle::Descriptor {
         name: d.name,

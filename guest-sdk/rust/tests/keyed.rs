@@ -195,6 +195,64 @@ fn settings_are_checked() {
     }
 }
 
+#[derive(Keyed)]
+struct Lives {
+    #[state(ttl = "100ms")]
+    written: Value<i64>,
+    #[state(ttl = "100ms", ttl_on_read)]
+    read: Value<String>,
+}
+
+#[derive(Row)]
+struct Feed {
+    k: i64,
+    n: Option<i64>,
+}
+
+#[derive(Row, Debug, PartialEq)]
+struct Alive {
+    written: bool,
+    read: bool,
+}
+
+impl KeyedOperator for Lives {
+    type In<'a> = Feed;
+    type Out<'a> = Alive;
+
+    fn process(&mut self, row: Feed, ctx: &mut Context<Self>) -> Result<()> {
+        ctx.emit(Alive { written: self.written.is_set(), read: self.read.is_set() });
+        if let Some(n) = row.n {
+            self.written.set(n);
+            self.read.set("x".repeat(n as usize));
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn values_with_a_time_to_live_expire() {
+    let states = Entry::of::<Lives>().describe().states;
+    assert_eq!(states.iter().map(|s| (s.ttl, s.ttl_on_read)).collect::<Vec<_>>(), [(100, false), (100, true)]);
+    let mut driver = TestDriver::<Lives>::new().key(["k"]).open().unwrap();
+    let alive = |written, read| Alive { written, read };
+    for (now, n, expected) in [
+        (1000, Some(1), alive(false, false)),
+        (1099, None, alive(true, true)),
+        (1100, None, alive(false, true)),
+        (1200, None, alive(false, false)),
+    ] {
+        driver.processing_time(now);
+        driver.push(Feed { k: 7, n });
+        assert_eq!(driver.rows().last(), Some(&expected), "at {now}");
+    }
+    assert!(driver.keys().is_empty());
+    driver.push(Feed { k: 7, n: Some(2) });
+    assert_eq!(driver.state::<i64>("written", 7), Some(2));
+    driver.processing_time(1300);
+    assert_eq!(driver.state::<i64>("written", 7), None);
+    assert!(driver.keys().is_empty(), "what has expired is forgotten, asked for or not");
+}
+
 #[test]
 fn a_declared_key_must_be_the_pipelines() {
     let result = TestDriver::<Sessions>::new().key(["amount"]).open();

@@ -7,7 +7,6 @@
 use std::ops::Range;
 use std::path::Path;
 
-use arrow::datatypes::Field;
 use serde::{Deserialize, Serialize};
 
 use crate::component::StateDescriptor;
@@ -125,7 +124,7 @@ pub struct StateManifest {
 
 impl StateManifest {
     pub fn of(state: &StateDescriptor) -> Self {
-        let StateDescriptor { name, field, codec, version } = state;
+        let StateDescriptor { name, field, codec, version, .. } = state;
         let data_type = type_name(field.data_type());
         Self { name: name.clone(), data_type, codec: codec.clone(), version: *version }
     }
@@ -134,8 +133,7 @@ impl StateManifest {
     pub fn descriptor(&self) -> Result<StateDescriptor, Fault> {
         let Self { name, data_type, codec, version } = self;
         let data_type = parse_type(data_type).map_err(|e| Fault::data(format!("state `{name}` was stored as: {e}")))?;
-        let field = Field::new(name, data_type, true);
-        Ok(StateDescriptor { name: name.clone(), field, codec: codec.clone(), version: *version })
+        Ok(StateDescriptor { codec: codec.clone(), version: *version, ..StateDescriptor::value(name, data_type) })
     }
 }
 
@@ -251,6 +249,11 @@ pub trait CheckpointStore: Send + Sync {
     fn location(&self) -> String;
     /// Claims the next generation: from now on older ones can't publish.
     fn begin_generation(&self) -> Result<u64, Fault>;
+    /// From now on this process, one of several of the start that has claimed `generation`, writes objects for it. It never
+    /// publishes. Fault if a newer generation has begun.
+    fn join_generation(&self, generation: u64, process: usize) -> Result<(), Fault>;
+    /// For such a process: others may have removed all but these objects. Fault if a newer generation has begun.
+    fn rely_on(&self, objects: &[ObjectRef]) -> Result<(), Fault>;
     /// Writes a table. Objects that the store has already are not written again. The second value: bytes that were.
     fn write_table(&self, table: Table) -> Result<(StoredTable, u64), Fault>;
     fn write_file(&self, file: &NativeFile) -> Result<(StoredFile, u64), Fault>;

@@ -1,6 +1,6 @@
 //! What a component says about itself (`describe`), as plain data. Mirrors `wit/` without depending on it.
 
-use arrow::datatypes::{Field, SchemaRef};
+use arrow::datatypes::{DataType, Field, SchemaRef};
 
 /// How the host calls an operator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,16 +24,57 @@ pub struct Port {
     pub carry: bool,
 }
 
-/// One keyed state: one value per key.
+/// What a state keeps for each key.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum StateKind {
+    /// One value.
+    #[default]
+    Value,
+    /// Values in the order in which they were appended.
+    List,
+    /// One value per entry key, in their order. The entry key is fixed-width, utf8 or binary, and not null.
+    Map(Field),
+}
+
+/// When a value is dropped: so long after the clock of processing time stood where it was last written (Flink's `StateTtlConfig`). In
+/// a list or map this is said of each entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ttl {
+    /// At least 1.
+    pub ms: u64,
+    /// Reading counts as writing: for a value each call that is about its key, for an entry that it was asked for.
+    pub on_read: bool,
+}
+
+/// One keyed state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StateDescriptor {
     pub name: String,
-    /// Type of the value, nullable: null is "no value". Fixed-width, utf8 or binary.
+    pub kind: StateKind,
+    /// Type of a value, nullable: null is "no value". Fixed-width, utf8 or binary.
     pub field: Field,
     /// How the guest reads a binary value ("postcard"), empty for plain Arrow values.
     pub codec: String,
     /// Raised by the user when the meaning of the value changes.
     pub version: u32,
+    /// None: values stay until they are deleted.
+    pub ttl: Option<Ttl>,
+}
+
+impl StateDescriptor {
+    /// A state of one value per key, version 1, that stays.
+    pub fn value(name: &str, data_type: DataType) -> Self {
+        let field = Field::new(name, data_type, true);
+        Self { name: name.to_owned(), kind: StateKind::Value, field, codec: String::new(), version: 1, ttl: None }
+    }
+
+    /// The type of the column that crosses with each call: the values, or whether a key has any entries.
+    pub fn column_type(&self) -> &DataType {
+        match self.kind {
+            StateKind::Value => self.field.data_type(),
+            StateKind::List | StateKind::Map(_) => &DataType::Boolean,
+        }
+    }
 }
 
 /// One operator of a component.

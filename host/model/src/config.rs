@@ -4,7 +4,7 @@
 //! reads it with [`read`]. Errors carry the path inside the settings, so that the caller can point at
 //! the place in the file.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::de::{DeserializeOwned, Error as _};
@@ -12,6 +12,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use crate::format::FormatRef;
+use crate::remote::Remotes;
 
 /// What is wrong in some settings.
 #[derive(Clone, Debug, Default, PartialEq, Eq, thiserror::Error)]
@@ -145,6 +146,15 @@ pub struct ConfigContext {
     /// Folder of the pipeline file: relative paths start here.
     pub base: PathBuf,
     pub formats: Arc<dyn Formats>,
+    /// None: the program was built without any.
+    pub remotes: Option<Arc<dyn Remotes>>,
+}
+
+impl ConfigContext {
+    /// Without remote folders.
+    pub fn new(base: &Path, formats: Arc<dyn Formats>) -> Self {
+        Self { base: base.to_owned(), formats, remotes: None }
+    }
 }
 
 /// The file formats that are built in.

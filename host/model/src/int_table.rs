@@ -150,9 +150,20 @@ impl IntTable {
         Some(removed.value)
     }
 
+    /// Makes room for so many keys in all: growing step by step would write all entries anew at each step.
+    pub fn reserve(&mut self, keys: usize) {
+        let places = (keys.saturating_mul(5) / 4 + 1).next_power_of_two();
+        if places > self.entries.len() {
+            self.resize(places.max(PLACES_MIN));
+        }
+    }
+
     #[cold]
     fn grow(&mut self) {
-        let places = (self.entries.len() * 2).max(PLACES_MIN);
+        self.resize((self.entries.len() * 2).max(PLACES_MIN));
+    }
+
+    fn resize(&mut self, places: usize) {
         let old = std::mem::replace(&mut self.entries, vec![FREE; places]);
         self.shift = 64 - places.trailing_zeros();
         for entry in old.into_iter().filter(|e| e.used) {
@@ -174,6 +185,7 @@ mod tests {
         Add(Vec<i64>),
         Remove(i64),
         Clear,
+        Reserve(usize),
     }
 
     fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -182,6 +194,7 @@ mod tests {
             5 => prop::collection::vec(key.clone(), 0..40).prop_map(Step::Add),
             20 => key.prop_map(Step::Remove),
             1 => Just(Step::Clear),
+            1 => (0usize..200).prop_map(Step::Reserve),
         ];
         prop::collection::vec(step, 1..60)
     }
@@ -193,6 +206,10 @@ mod tests {
             let mut next = 0;
             for step in steps {
                 match step {
+                    Step::Reserve(keys) => {
+                        table.reserve(keys);
+                        prop_assert!(keys * 5 / 4 <= table.entries.len());
+                    }
                     Step::Add(keys) => {
                         let mut found = Vec::new();
                         let mut numbers = next..;

@@ -18,6 +18,7 @@ pub mod logic;
 pub mod operator;
 pub mod panics;
 pub mod plan;
+pub mod remote;
 pub mod schema;
 pub mod sink;
 pub mod snapshot;

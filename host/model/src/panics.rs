@@ -16,7 +16,12 @@ pub fn caught<T>(run: impl FnOnce() -> T) -> Result<T, String> {
     outcome.map_err(|panic| text(&*panic))
 }
 
-/// Whether a panic on this thread would be caught by [`caught`]: a panic hook need not print it.
+/// From now on no panic of this thread is printed: another thread sees how it ends.
+pub fn expect_on_this_thread() {
+    EXPECTED.set(true);
+}
+
+/// Whether a panic on this thread is expected, as by [`caught`]: a panic hook need not print it.
 pub fn are_expected() -> bool {
     EXPECTED.get()
 }

@@ -78,6 +78,10 @@ pub trait Restore {
     fn now(&self) -> Now;
     /// Name and schema of each table, in the order of names.
     fn tables(&self) -> Vec<(String, SchemaRef)>;
+    /// About how many rows of a table belong to [`Restore::groups`]: a hint for whoever makes room.
+    fn rows(&self, _table: &str) -> u64 {
+        0
+    }
     /// Keyed states that it holds, those left out that the user gives up.
     fn states(&self) -> Vec<StateDescriptor> {
         self.tables().iter().filter_map(|(table, schema)| state_in(table, schema)).collect()
@@ -105,9 +109,9 @@ pub struct FileSet {
 /// The state that a table holds; none if it holds something else.
 pub fn state_in(table: &str, schema: &SchemaRef) -> Option<StateDescriptor> {
     let (name, version) = state_of_table(table)?;
-    let field = Field::new(name, schema.field_with_name("value").ok()?.data_type().clone(), true);
+    let data_type = schema.field_with_name("value").ok()?.data_type().clone();
     let codec = schema.metadata().get("codec").cloned().unwrap_or_default();
-    Some(StateDescriptor { name: name.to_owned(), field, codec, version })
+    Some(StateDescriptor { codec, version, ..StateDescriptor::value(name, data_type) })
 }
 
 /// The field of [`KEY_GROUP`].

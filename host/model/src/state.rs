@@ -2,12 +2,12 @@
 //!
 //! A call works on *slots*: `resolve` maps the keys of a batch to slots, which stay valid until the
 //! next `release`. Laws: equal keys have equal slots; a slot whose key has neither values nor pins is
-//! forgotten; keys of one worker only.
+//! forgotten; keys of one worker only; what has outlived its [`Ttl`](crate::component::Ttl) is never seen again.
 
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, BinaryArray, Int64Array};
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use arrow::row::{RowConverter, Rows, SortField};
 
 use crate::component::StateDescriptor;
@@ -39,7 +39,10 @@ pub trait StateBackend: Send {
     fn unpin(&mut self, slot: Slot);
     /// The call is over: forgets those of `slots` that have no value and no pin.
     fn release(&mut self, slots: &[Slot]);
-    /// Keys held.
+    /// What is read from now on is read at this time of the wall clock, and what is written is written then. Between calls, while
+    /// no slots are held but pinned ones. Also removes some of what has expired and nobody asks for: a bounded amount of work.
+    fn set_now(&mut self, processing_ms: i64) -> Result<(), Fault>;
+    /// Keys held. Some may hold nothing but expired values.
     fn keys(&self) -> usize;
     /// `resolve` for keys by their bytes, as `key` gave them out.
     fn resolve_bytes(&mut self, keys: &BinaryArray, slots: &mut Vec<Slot>) -> Result<(), Fault>;
@@ -79,11 +82,18 @@ pub fn state_of_table(table: &str) -> Option<(&str, u32)> {
     Some((name, version.parse().ok()?))
 }
 
-/// Columns of a state's table: key group, key (binary), value; version and codec as metadata.
+/// The column of a table that says when a value was last written; null: nobody knows.
+pub const WRITTEN: &str = "written";
+
+/// Columns of a state's table: key group, key (binary), value, and when it was written if the state has a time to live; version
+/// and codec as metadata.
 pub fn table_schema(state: &StateDescriptor) -> SchemaRef {
     let metadata = [("version".to_owned(), state.version.to_string()), ("codec".to_owned(), state.codec.clone())];
     let value = Field::new("value", state.field.data_type().clone(), false);
-    let fields = vec![key_group_field(), Field::new("key", DataType::Binary, false), value];
+    let mut fields = vec![key_group_field(), Field::new("key", DataType::Binary, false), value];
+    if state.ttl.is_some() {
+        fields.push(Field::new(WRITTEN, DataType::Timestamp(TimeUnit::Millisecond, None), true));
+    }
     Arc::new(Schema::new_with_metadata(fields, metadata.into()))
 }
 

@@ -108,7 +108,17 @@ fn on_deep_stack(plan: impl FnOnce() -> Result<Built, ConfigError> + Send) -> Re
 }
 
 fn context(base: &Path) -> ConfigContext {
-    ConfigContext { base: base.to_owned(), formats: Arc::new(BuiltIn) }
+    ConfigContext { remotes: remotes(), ..ConfigContext::new(base, Arc::new(BuiltIn)) }
+}
+
+#[cfg(feature = "s3")]
+fn remotes() -> Option<Arc<dyn tidemill_model::remote::Remotes>> {
+    Some(Arc::new(tidemill_store::s3::Buckets))
+}
+
+#[cfg(not(feature = "s3"))]
+fn remotes() -> Option<Arc<dyn tidemill_model::remote::Remotes>> {
+    None
 }
 
 impl Catalog for Builtins {

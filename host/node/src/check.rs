@@ -26,11 +26,20 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
 
 /// The checked pipeline; errors and warnings go to standard error. `None`: there were errors.
 pub fn load_or_report(file: &Path) -> anyhow::Result<Option<Loaded>> {
+    load_and_tell(file, true)
+}
+
+/// The same without warnings, which somebody else has shown.
+pub fn load_silently(file: &Path) -> anyhow::Result<Option<Loaded>> {
+    load_and_tell(file, false)
+}
+
+fn load_and_tell(file: &Path, warn: bool) -> anyhow::Result<Option<Loaded>> {
     let builtins = Builtins::new().map_err(anyhow::Error::new)?;
     let color = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     match load(file, &builtins) {
         Ok(loaded) => {
-            for warning in &loaded.warnings {
+            for warning in loaded.warnings.iter().filter(|_| warn) {
                 note(warning.render(color));
             }
             Ok(Some(loaded))

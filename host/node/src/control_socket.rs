@@ -31,9 +31,11 @@ pub enum Request {
     },
     /// A checkpoint at which the job ends.
     Stop,
-    /// Another number of workers, by way of a checkpoint.
+    /// Another number of workers, by way of a checkpoint; as many processes as before, if nothing is said of them.
     Rescale {
         workers: usize,
+        #[serde(default)]
+        processes: Option<usize>,
     },
     /// Another component for an operator.
     Upgrade {
@@ -61,6 +63,7 @@ pub enum Answer {
     },
     Rescaled {
         workers: usize,
+        processes: usize,
         took_ms: u64,
     },
     /// What becomes of the states, the component's digest, and how long the job was about it; none: nothing was changed.
@@ -89,9 +92,11 @@ pub struct Shadow {
 pub struct Status {
     pub pipeline: String,
     pub process: u32,
+    /// Of each process.
     pub workers: usize,
     /// Starts of the job, the first included.
     pub runs: u64,
+    pub processes: usize,
     pub rows_in: u64,
     pub rows_out: u64,
     pub rows_dead: u64,
@@ -109,6 +114,14 @@ pub struct LastCheckpoint {
     pub written_bytes: u64,
 }
 
+/// How many a job is run by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Size {
+    /// Of each process.
+    pub workers: usize,
+    pub processes: usize,
+}
+
 /// Where the job's runner and the socket's threads meet.
 #[derive(Default)]
 pub struct Desk {
@@ -123,9 +136,11 @@ struct DeskState {
     pipeline: String,
     /// None while it is being started again.
     job: Option<JobControl>,
-    workers: usize,
+    size: Size,
+    /// The processes are those of a hosts file.
+    fixed: bool,
     runs: u64,
-    next_workers: Option<usize>,
+    next: Option<Size>,
     ended: bool,
 }
 
@@ -135,19 +150,19 @@ impl Desk {
     }
 
     /// The job runs, perhaps again.
-    pub fn started(&self, pipeline: &str, job: JobControl, workers: usize) {
+    pub fn started(&self, pipeline: &str, job: JobControl, size: Size, fixed: bool) {
         let mut state = self.lock();
         state.pipeline = pipeline.to_owned();
-        (state.job, state.workers) = (Some(job), workers);
+        (state.job, state.size, state.fixed) = (Some(job), size, fixed);
         state.runs += 1;
         self.changed.notify_all();
     }
 
-    /// It has ended, perhaps to be started again: with this many workers, if somebody asked for it.
-    pub fn paused(&self) -> Option<usize> {
+    /// It has ended, perhaps to be started again: with this many workers and processes, if somebody asked for it.
+    pub fn paused(&self) -> Option<Size> {
         let mut state = self.lock();
         state.job = None;
-        state.next_workers.take()
+        state.next.take()
     }
 
     pub fn ended(&self) {
@@ -169,8 +184,8 @@ impl Desk {
             Request::Status => Answer::Status(self.status(&job)),
             Request::Savepoint { name, stop } => taken(job.savepoint(&name, stop)),
             Request::Stop => taken(job.checkpoint(true)),
-            Request::Rescale { workers } => self.rescale(&job, workers),
             Request::Upgrade { .. } => self.upgrade(&job, &request).unwrap_or_else(Answer::from),
+            Request::Rescale { workers, processes } => self.rescale(&job, workers, processes),
         }
     }
 
@@ -206,7 +221,8 @@ impl Desk {
         Status {
             pipeline: state.pipeline.clone(),
             process: std::process::id(),
-            workers: state.workers,
+            workers: state.size.workers,
+            processes: state.size.processes,
             runs: state.runs,
             rows_in: metrics.rows_in(),
             rows_out: metrics.rows_out(),
@@ -223,18 +239,24 @@ impl Desk {
         }
     }
 
-    fn rescale(&self, job: &JobControl, workers: usize) -> Answer {
-        if !(1..=256).contains(&workers) {
-            return Answer::from(Fault::config("the number of workers is 1 to 256"));
+    fn rescale(&self, job: &JobControl, workers: usize, processes: Option<usize>) -> Answer {
+        if !(1..=256).contains(&workers) || !(1..=64).contains(&processes.unwrap_or(1)) {
+            return Answer::from(Fault::config("the number of workers is 1 to 256, that of processes 1 to 64"));
+        }
+        let DeskState { size, fixed, .. } = *self.lock();
+        let next = Size { workers, processes: processes.unwrap_or(size.processes) };
+        if fixed && next.processes != size.processes {
+            let help = "stop it, change the hosts file, and start it again";
+            return Answer::from(Fault::config("the hosts file says how many processes the job has").with_help(help));
         }
         let began = std::time::Instant::now();
         let runs = {
             let mut state = self.lock();
-            state.next_workers = Some(workers);
+            state.next = Some(next);
             state.runs
         };
         if let Err(fault) = job.checkpoint(true) {
-            self.lock().next_workers = None;
+            self.lock().next = None;
             return Answer::from(fault);
         }
         let mut state = self.lock();
@@ -243,7 +265,9 @@ impl Desk {
         }
         match state.ended {
             true => Answer::from(Fault::config("the job has ended instead")),
-            false => Answer::Rescaled { workers, took_ms: began.elapsed().as_millis() as u64 },
+            false => {
+                Answer::Rescaled { workers, processes: next.processes, took_ms: began.elapsed().as_millis() as u64 }
+            }
         }
     }
 }

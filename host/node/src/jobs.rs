@@ -43,9 +43,12 @@ pub struct StopArgs {
 pub struct RescaleArgs {
     #[command(flatten)]
     job: Job,
-    /// Worker threads from now on
+    /// Worker threads of each process from now on
     #[arg(short, long, value_parser = clap::value_parser!(u16).range(1..=256))]
     workers: u16,
+    /// Processes from now on [default: as many as before]
+    #[arg(short, long, value_parser = clap::value_parser!(u16).range(1..=64))]
+    processes: Option<u16>,
 }
 
 #[derive(clap::Subcommand)]
@@ -100,9 +103,10 @@ pub fn stop(args: &StopArgs) -> anyhow::Result<()> {
 }
 
 pub fn rescale(args: &RescaleArgs) -> anyhow::Result<()> {
-    match answered(&args.job, &Request::Rescale { workers: args.workers.into() })? {
-        Answer::Rescaled { workers, took_ms } => {
-            print(format_args!("runs with {workers} workers, {took_ms} ms after the request\n"))
+    let request = Request::Rescale { workers: args.workers.into(), processes: args.processes.map(usize::from) };
+    match answered(&args.job, &request)? {
+        Answer::Rescaled { workers, processes, took_ms } => {
+            print(format_args!("runs with {}, {took_ms} ms after the request\n", size(workers, processes)))
         }
         _ => unexpected(),
     }
@@ -169,12 +173,20 @@ fn savepoint_name(name: &str) -> anyhow::Result<String> {
     Ok(name.to_owned())
 }
 
+/// Workers and processes in words.
+fn size(workers: usize, processes: usize) -> String {
+    match processes {
+        0 | 1 => format!("{workers} workers"),
+        _ => format!("{processes} processes of {workers} workers"),
+    }
+}
+
 fn describe_status(status: &Status) -> String {
     let mut text = format!(
-        "{} (process {}): {} workers, {} rows in, {} out, {} dead\n",
+        "{} (process {}): {}, {} rows in, {} out, {} dead\n",
         status.pipeline,
         status.process,
-        status.workers,
+        size(status.workers, status.processes),
         count(status.rows_in),
         count(status.rows_out),
         count(status.rows_dead)

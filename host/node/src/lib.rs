@@ -4,6 +4,7 @@
 pub mod build_cmd;
 pub mod catalog;
 pub mod check;
+pub mod cluster;
 pub mod control_socket;
 pub mod durable;
 pub mod guest_metrics;
@@ -16,3 +17,4 @@ pub mod run;
 pub mod summary;
 pub mod terminal;
 pub mod upgrade;
+pub mod worker;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use tidemill::terminal::{EXIT_CLOSED, note};
-use tidemill::{build_cmd, check, inspect, jobs, new, run, upgrade};
+use tidemill::{build_cmd, check, inspect, jobs, new, run, upgrade, worker};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -30,6 +30,8 @@ enum Command {
     Check(check::Args),
     /// Run a pipeline
     Run(run::Args),
+    /// Take part in a pipeline that `tidemill run --hosts` runs on another machine
+    Worker(worker::Args),
     /// Show how a running job is doing
     Status(jobs::StatusArgs),
     /// Take, list, describe and delete savepoints
@@ -57,6 +59,7 @@ fn main() -> ExitCode {
         Command::Inspect(args) => inspect::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Check(args) => check::run(&args),
         Command::Run(args) => run::run(&args),
+        Command::Worker(args) => worker::run(&args),
         Command::Status(args) => jobs::status(&args).map(|()| ExitCode::SUCCESS),
         Command::Savepoint(command) => jobs::savepoint(&command),
         Command::Stop(args) => jobs::stop(&args).map(|()| ExitCode::SUCCESS),

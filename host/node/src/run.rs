@@ -1,5 +1,6 @@
-//! `tidemill run`: runs a pipeline in this process until its input ends or someone stops it.
+//! `tidemill run`: runs a pipeline until its input ends or someone stops it, in this process and in others that it leads.
 
+use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -12,10 +13,12 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use tidemill_model::checkpoint::{Manifest, Purpose};
 use tidemill_model::plan::{Plan, RestartStrategy};
 use tidemill_model::{Fault, FaultKind};
-use tidemill_runtime::{Ending, JobControl, JobHandle, JobSummary, PhaseHook, StartOptions, start, start_with};
+use tidemill_runtime::cluster::Team;
+use tidemill_runtime::{Ending, JobControl, JobHandle, JobSummary, PhaseHook, StartOptions, start_with};
 
 use crate::check::{EXIT_BAD_PIPELINE, load_or_report};
-use crate::control_socket::{ControlSocket, Desk};
+use crate::cluster::{Cluster, HostsArgs};
+use crate::control_socket::{ControlSocket, Desk, Size};
 use crate::durable::{Durable, From};
 use crate::guest_metrics::GuestMetrics;
 use crate::progress::{Progress, first_row_ms};
@@ -27,9 +30,17 @@ use crate::terminal::{EXIT_CLOSED, note, print};
 pub struct Args {
     /// The pipeline file (YAML)
     file: PathBuf,
-    /// Worker threads [default: the number of processors]
+    /// Worker threads of each process [default: the number of processors, divided by that of `--processes`]
     #[arg(short, long, value_parser = clap::value_parser!(u16).range(1..=256))]
     workers: Option<u16>,
+    /// Processes on this machine; what ends one of them does not end the others
+    #[arg(short, long, value_parser = clap::value_parser!(u16).range(1..=64), conflicts_with = "hosts")]
+    processes: Option<u16>,
+    #[command(flatten)]
+    hosts: HostsArgs,
+    /// Seconds after which a process that says nothing is lost
+    #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    heartbeat_timeout: u64,
     /// What to print at the end
     #[arg(long, value_enum, default_value_t = Style::Text)]
     summary: Style,
@@ -69,6 +80,14 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let Some(loaded) = load_or_report(&args.file)? else { return Ok(ExitCode::from(EXIT_BAD_PIPELINE)) };
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     let base = args.file.parent().unwrap_or(Path::new("")).to_owned();
+    let cluster = match open_cluster(args, &loaded.plan) {
+        Ok(cluster) => cluster,
+        Err(fault) => return Ok(failed(&fault)),
+    };
+    let processes = match &cluster {
+        Some(cluster) => cluster.fixed().unwrap_or(usize::from(args.processes.unwrap_or(1))),
+        None => 1,
+    };
     let runner = Runner {
         began,
         signals,
@@ -77,8 +96,13 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         dropped: args.drop_state.clone(),
         guests: GuestMetrics::install(),
         desk: Arc::new(Desk::default()),
+        cluster: RefCell::new(cluster),
+        file: args.file.clone(),
+        silence: Duration::from_secs(args.heartbeat_timeout),
     };
-    let workers = args.workers.map_or(processors, usize::from);
+    let local = args.processes.map_or(1, usize::from);
+    let workers = args.workers.map_or((processors / local).max(1), usize::from);
+    let size = Size { workers, processes };
     let ended = match Durable::open(&loaded.plan, &base) {
         Err(fault) => Ok(failed(&fault)),
         Ok(None) if args.from.is_some() => {
@@ -89,11 +113,20 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         }
         Ok(durable) => {
             let _socket = listen(&loaded.plan.name, &runner.desk, durable.is_some());
-            runner.run(&loaded.plan, workers, durable.as_ref(), args.from.clone())
+            runner.run(&loaded.plan, size, durable.as_ref(), args.from.clone())
         }
     };
     runner.desk.ended();
     ended
+}
+
+fn open_cluster(args: &Args, plan: &Plan) -> Result<Option<Cluster>, Fault> {
+    let silence = Duration::from_secs(args.heartbeat_timeout);
+    match (&args.hosts.hosts, args.processes) {
+        (Some(hosts), _) => Cluster::of_hosts(&args.hosts, hosts, plan, &args.file, silence).map(Some),
+        (None, Some(2..)) => Cluster::of_children(plan, &args.file, silence).map(Some),
+        (None, _) => Ok(None),
+    }
 }
 
 /// A job that can't be asked for something runs nevertheless. One without checkpoints has little to be asked for.
@@ -115,13 +148,17 @@ struct Runner {
     dropped: Vec<String>,
     guests: GuestMetrics,
     desk: Arc<Desk>,
+    /// The other processes. None: there never were any.
+    cluster: RefCell<Option<Cluster>>,
+    file: PathBuf,
+    silence: Duration,
 }
 
 impl Runner {
     fn run(
         &self,
         plan: &Plan,
-        mut workers: usize,
+        mut size: Size,
         durable: Option<&Durable>,
         from: Option<From>,
     ) -> anyhow::Result<ExitCode> {
@@ -133,13 +170,15 @@ impl Runner {
         loop {
             let before_job = self.began.elapsed();
             let mut control = None;
-            let outcome = match self.start(&plan, workers, durable, &from) {
+            let outcome = match self.start(&plan, size, durable, &from) {
+                Err(fault) if fault.message == AT_ONCE => return Ok(interrupted()),
                 // What is wrong with the first start, or with what is stored, no other attempt mends.
                 Err(fault) if !has_run || fault.kind == FaultKind::Data => return Ok(failed(&fault)),
                 Err(fault) => Err(fault),
                 Ok(job) => {
                     has_run = true;
-                    self.desk.started(&plan.name, job.control(), workers);
+                    let fixed = self.cluster.borrow().as_ref().is_some_and(|cluster| cluster.fixed().is_some());
+                    self.desk.started(&plan.name, job.control(), size, fixed);
                     if !watch(&job, &self.signals, self.quiet, &plan) {
                         return Ok(interrupted());
                     }
@@ -155,7 +194,7 @@ impl Runner {
             }
             let fault = match outcome {
                 Ok((done, _, _)) if done.ending == Ending::Halted && rescaled.is_some() => {
-                    workers = rescaled.unwrap_or(workers);
+                    size = rescaled.unwrap_or(size);
                     from = From::Latest;
                     continue;
                 }
@@ -182,8 +221,12 @@ impl Runner {
         }
     }
 
-    fn start(&self, plan: &Plan, workers: usize, durable: Option<&Durable>, from: &From) -> Result<JobHandle, Fault> {
-        let Some(durable) = durable else { return start(plan.clone(), workers) };
+    fn start(&self, plan: &Plan, size: Size, durable: Option<&Durable>, from: &From) -> Result<JobHandle, Fault> {
+        let workers = size.workers;
+        let team = self.gather(plan, size)?;
+        let Some(durable) = durable else {
+            return start_with(plan.clone(), StartOptions { workers, team, ..StartOptions::default() });
+        };
         // In this order: nobody can publish another checkpoint once ours is claimed.
         let durability = durable.begin(plan)?;
         let manifest = durable.find(from, durability.options.fallback)?;
@@ -193,11 +236,24 @@ impl Runner {
             note(origin(manifest));
         }
         let from = manifest.map(|manifest| durable.start_from(manifest, &self.dropped));
-        let phases = kill_at();
-        start_with(plan.clone(), StartOptions { workers, durability: Some(durability), from, phases })
+        let phases = kill_at(0);
+        start_with(plan.clone(), StartOptions { workers, durability: Some(durability), from, phases, team })
+    }
+
+    /// Waits until all processes are there.
+    fn gather(&self, plan: &Plan, size: Size) -> Result<Option<Team>, Fault> {
+        let mut cluster = self.cluster.borrow_mut();
+        if cluster.is_none() && size.processes > 1 {
+            *cluster = Some(Cluster::of_children(plan, &self.file, self.silence)?);
+        }
+        let Some(cluster) = cluster.as_mut() else { return Ok(None) };
+        let go_on = || self.signals.load(Ordering::SeqCst) == 0;
+        cluster.gather(size.processes, go_on)?.map(Some).ok_or_else(|| Fault::config(AT_ONCE))
     }
 
     fn report(&self, done: &JobSummary, first_row: Option<f64>, control: &JobControl) -> anyhow::Result<ExitCode> {
+        // What children have written stands before it.
+        *self.cluster.borrow_mut() = None;
         let summary = Summary::new(done);
         if !self.quiet {
             note(text(&summary, first_row, done.ending, control.metrics(), &self.guests).trim_end());
@@ -235,10 +291,14 @@ fn origin(manifest: &Manifest) -> String {
     }
 }
 
-/// `TIDEMILL_KILL_AT=PHASE:N`: this process ends, as if killed, when it reaches a phase of a checkpoint for the Nth time. It is
-/// how tests see to it that no moment is a bad one.
-fn kill_at() -> Option<PhaseHook> {
+/// `TIDEMILL_KILL_AT=PHASE:N`: this process ends, as if killed, when it reaches a phase of a checkpoint for the Nth time; another
+/// process of the job, where `TIDEMILL_KILL_PROCESS` says so. It is how tests see to it that no moment is a bad one.
+pub fn kill_at(process: usize) -> Option<PhaseHook> {
     let wanted = std::env::var("TIDEMILL_KILL_AT").ok()?;
+    let victim = std::env::var("TIDEMILL_KILL_PROCESS").map_or(Ok(0), |text| text.parse());
+    if victim != Ok(process) {
+        return None;
+    }
     let (name, count) = wanted.split_once(':').unwrap_or((&wanted, "1"));
     let (name, left) = (name.to_owned(), AtomicUsize::new(count.parse().ok()?));
     Some(Arc::new(move |phase| {
@@ -248,7 +308,7 @@ fn kill_at() -> Option<PhaseHook> {
     }))
 }
 
-fn failed(fault: &Fault) -> ExitCode {
+pub fn failed(fault: &Fault) -> ExitCode {
     note(format_args!("error: {fault}"));
     ExitCode::FAILURE
 }

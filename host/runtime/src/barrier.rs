@@ -2,7 +2,8 @@
 //!
 //! Laws: the tick of a barrier is the highest that any source has opened, and is announced under the lock under which ticks
 //! are opened. So whoever sees a row of a later tick can see the barrier too, and holds the row back until it has
-//! frozen what came before. There is one barrier at a time. A part that has ended says so, and what it still had to say
+//! frozen what came before. With several processes no ticks are opened anywhere until the barrier is known everywhere
+//! (freeze, announce, thaw). There is one barrier at a time. A part that has ended says so, and what it still had to say
 //! (committables of a sink) goes into the next checkpoint.
 
 use std::collections::BTreeSet;
@@ -39,12 +40,23 @@ struct State {
     /// Highest tick that any source has opened.
     opened: u64,
     pending: Option<Barrier>,
+    /// No tick is opened: a barrier is being agreed upon.
+    frozen: bool,
     running: BTreeSet<PartId>,
     /// Of the running parts those that the pending barrier waits for.
     waiting: BTreeSet<PartId>,
     parts: Vec<Part>,
     /// Whoever waits shall look again, without a part having changed.
     ended: bool,
+}
+
+/// Whether a source may open a tick.
+pub(crate) enum Opening {
+    Opened,
+    /// This barrier is to be served before.
+    Before(Barrier),
+    /// Not now.
+    Frozen,
 }
 
 /// How waiting for a barrier came out.
@@ -62,6 +74,7 @@ impl Barriers {
         let state = State {
             opened: 0,
             pending: None,
+            frozen: false,
             running: parts.into_iter().collect(),
             waiting: BTreeSet::new(),
             parts: Vec::new(),
@@ -74,15 +87,15 @@ impl Barriers {
         self.state.lock().expect("no panic while held")
     }
 
-    /// A source is about to open a tick: the barrier that it has to serve before, if there is one. Until it has, the tick
-    /// does not count as opened.
-    pub fn open_tick(&self, tick: u64, passed: u64) -> Option<Barrier> {
+    /// A source is about to open a tick. Until it has served the barrier before it, it does not count as opened.
+    pub fn open_tick(&self, tick: u64, passed: u64) -> Opening {
         let mut state = self.lock();
         match state.pending {
-            Some(barrier) if barrier.number > passed && tick > barrier.tick => Some(barrier),
+            Some(barrier) if barrier.number > passed && tick > barrier.tick => Opening::Before(barrier),
+            _ if state.frozen => Opening::Frozen,
             _ => {
                 state.opened = state.opened.max(tick);
-                None
+                Opening::Opened
             }
         }
     }
@@ -100,14 +113,31 @@ impl Barriers {
         tick > self.tick.load(Ordering::Acquire) && self.pending(passed).is_some_and(|barrier| tick > barrier.tick)
     }
 
-    /// Begins a barrier. Only the checkpointer does that, one after the other.
+    /// Begins a barrier at the highest tick that was opened. Only the checkpointer does that, one after the other.
     pub fn announce(&self, number: u64, form: Form) {
+        let tick = self.freeze();
+        self.announce_at(Barrier { number, tick, form });
+        self.thaw();
+    }
+
+    /// Lets no tick be opened until [`Self::thaw`]; the highest that was.
+    pub fn freeze(&self) -> u64 {
         let mut state = self.lock();
-        let barrier = Barrier { number, tick: state.opened, form };
+        state.frozen = true;
+        state.opened
+    }
+
+    /// Begins a barrier at or behind the highest tick that was opened here; ticks are frozen.
+    pub fn announce_at(&self, barrier: Barrier) {
+        let mut state = self.lock();
         state.pending = Some(barrier);
         state.waiting = state.running.clone();
         self.tick.store(barrier.tick, Ordering::Release);
         self.changed.notify_all();
+    }
+
+    pub fn thaw(&self) {
+        self.lock().frozen = false;
     }
 
     /// A part has frozen what it holds.

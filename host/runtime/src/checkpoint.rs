@@ -1,26 +1,25 @@
 //! The checkpointer: a thread that begins checkpoints, stores what the parts of the job hold, and lets sinks commit.
 //!
 //! Laws: nothing is committed before the manifest that names it is published; committables of a checkpoint that failed go into the next
-//! one; a savepoint of a job that goes on commits nothing, so that recovery never depends on it.
+//! one; a savepoint of a job that goes on commits nothing, so that recovery never depends on it. With several processes each
+//! stores what its own workers hold and commits what its own sinks have prepared; the leader's checkpointer says when.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use tidemill_model::Fault;
 use tidemill_model::checkpoint::{
-    CheckpointOptions, CheckpointStore, FORMAT_VERSION, Manifest, NodeManifest, PartManifest, Purpose, StateManifest,
+    CheckpointOptions, CheckpointStore, FORMAT_VERSION, Manifest, NodeManifest, PartManifest, Purpose,
 };
 use tidemill_model::limits::KEY_GROUPS;
 use tidemill_model::plan::NodeKind;
-use tidemill_model::sink::Committable;
 use tidemill_model::snapshot::Form;
 
-use crate::barrier::{Content, Part, Reached};
+use crate::barrier::{Part, Reached};
 use crate::job::Shared;
-use crate::restore::DEAD_LETTER;
+use crate::keeper::Keeper;
 
 /// Where and when.
 #[derive(Clone)]
@@ -74,26 +73,19 @@ pub(crate) enum Command {
 pub(crate) struct Checkpoints {
     pub commands: Sender<Command>,
     pub stats: Mutex<CheckpointStats>,
-    /// Committables that no published manifest names yet, by node and worker; and the number of the next checkpoint.
-    rest: Mutex<Rest>,
-}
-
-#[derive(Default)]
-struct Rest {
-    committables: BTreeMap<(usize, usize), Vec<Vec<u8>>>,
-    next_id: u64,
+    next_id: AtomicU64,
 }
 
 impl Checkpoints {
     pub fn new(next_id: u64) -> (Self, Receiver<Command>) {
         let (commands, received) = bounded(64);
-        let rest = Mutex::new(Rest { next_id, ..Rest::default() });
-        (Self { commands, stats: Mutex::default(), rest }, received)
+        (Self { commands, stats: Mutex::default(), next_id: AtomicU64::new(next_id) }, received)
     }
 }
 
 pub(crate) struct Checkpointer {
     pub shared: Arc<Shared>,
+    pub keeper: Arc<Keeper>,
     pub durability: Durability,
     pub commands: Receiver<Command>,
 }
@@ -156,16 +148,26 @@ impl Checkpointer {
         let _turn = self.shared.turn();
         let began = Instant::now();
         let checkpoints = self.shared.checkpoints();
-        let id = {
-            let mut rest = checkpoints.rest.lock().expect("no panic while held");
-            rest.next_id += 1;
-            rest.next_id - 1
-        };
+        let id = checkpoints.next_id.fetch_add(1, Ordering::SeqCst);
         let form = if matches!(purpose, Purpose::Savepoint { .. }) { Form::Portable } else { Form::Native };
-        self.shared.barriers.announce(id, form);
-        let parts = self.wait(began)?;
+        match self.shared.leader() {
+            None => self.shared.barriers.announce(id, form),
+            Some(leader) => leader.announce(&self.shared, id, form).ok_or(None)?,
+        }
+        let parts = self.wait(began);
         let aligned = began.elapsed();
-        let result = self.store(id, purpose, stop, parts, began);
+        // What would come behind the end of the job would be thrown away: the processor has better things to do.
+        let pauses = stop && parts.is_ok() && self.shared.leader().is_none();
+        if pauses {
+            self.shared.barriers.freeze();
+        }
+        let own = parts.and_then(|parts| self.store(parts, began).map_err(Some));
+        // Whatever became of our own part: the next barrier may not begin before all others are done with this one.
+        let all = self.with_others(id, own)?;
+        let result = all.and_then(|(parts, written)| Ok((self.publish(id, purpose, stop, parts)?, written)));
+        if pauses && result.is_err() {
+            self.shared.barriers.thaw();
+        }
         let mut stats = checkpoints.stats.lock().expect("no panic while held");
         match result {
             Ok((bytes, written)) => {
@@ -175,6 +177,10 @@ impl Checkpointer {
                 Ok(Taken { id, bytes, took })
             }
             Err(fault) => {
+                if let Some(leader) = self.shared.leader() {
+                    // Something may be gone on which they rely.
+                    leader.set_base(None);
+                }
                 stats.failed += 1;
                 stats.last_failure = Some(fault.to_string());
                 Err(Some(fault))
@@ -189,14 +195,14 @@ impl Checkpointer {
             Reached::All(parts) => Ok(parts),
             Reached::Ended => Err(None),
             Reached::Late((node, worker)) => {
-                let name = self.node_name(node);
+                let name = self.keeper.node_name(node);
                 let message = format!("no snapshot after {} s", began.elapsed().as_secs());
                 let help = "something below it takes rows too slowly: see which node is busy, or raise `timeout`";
                 let fault = Fault::io(message).at(&name).on_worker(worker).with_help(help);
                 loop {
                     match self.shared.barriers.wait(timeout) {
                         Reached::All(parts) => {
-                            self.keep_committables(parts);
+                            self.keeper.remember(parts);
                             return Err(Some(fault));
                         }
                         Reached::Ended => return Err(None),
@@ -207,93 +213,44 @@ impl Checkpointer {
         }
     }
 
-    fn node_name(&self, node: usize) -> String {
-        self.shared.plan.nodes.get(node).map_or_else(|| DEAD_LETTER.to_owned(), |n| n.name.clone())
+    /// What this process holds, and the bytes written.
+    fn store(&self, parts: Vec<Part>, began: Instant) -> Result<(Vec<PartManifest>, u64), Fault> {
+        self.keeper.store(&*self.durability.store, parts, || self.in_time(began))
     }
 
-    /// Committables outlive a checkpoint that fails.
-    fn keep_committables(&self, parts: Vec<Part>) {
-        let mut rest = self.shared.checkpoints().rest.lock().expect("no panic while held");
-        for part in parts {
-            if let Content::Committables(list) = part.content {
-                rest.committables.entry((part.node, part.worker)).or_default().extend(list.into_iter().map(|c| c.0));
-            }
+    fn in_time(&self, began: Instant) -> Result<(), Fault> {
+        if began.elapsed().as_millis() as u64 > self.durability.options.timeout_ms {
+            let fault = Fault::io(format!("not stored after {} s", began.elapsed().as_secs()));
+            return Err(fault.with_help("raise `timeout`, or give the store more bandwidth"));
         }
+        Ok(())
     }
 
-    /// Bytes that it names, and bytes written.
-    fn store(
+    /// The same, with what the other processes hold. Outer `Err`: the job has ended.
+    #[allow(clippy::type_complexity)]
+    fn with_others(
         &self,
         id: u64,
-        purpose: &Purpose,
-        stop: bool,
-        parts: Vec<Part>,
-        began: Instant,
-    ) -> Result<(u64, u64), Fault> {
-        let (states, others): (Vec<Part>, Vec<Part>) =
-            parts.into_iter().partition(|part| matches!(part.content, Content::State(..)));
-        let mut stored: Vec<PartManifest> = Vec::new();
-        let splits = others.iter().filter_map(|part| match &part.content {
-            Content::Splits(splits) => {
-                Some(PartManifest { splits: splits.clone(), ..self.part(part.node, part.worker) })
-            }
-            _ => None,
-        });
-        stored.extend(splits);
-        self.keep_committables(others);
-        let mut written = 0;
-        for part in states {
-            self.shared.reach(Phase::Upload);
-            let (manifest, bytes) = self.store_state(part)?;
-            written += bytes;
-            stored.push(manifest);
-            if began.elapsed().as_millis() as u64 > self.durability.options.timeout_ms {
-                return Err(Fault::io(format!("not stored after {} s", began.elapsed().as_secs()))
-                    .with_help("raise `timeout`, or give the store more bandwidth"));
-            }
-        }
-        let committing = stop || !matches!(purpose, Purpose::Savepoint { .. });
-        self.publish(id, purpose, stop, stored, committing).map(|bytes| (bytes, written))
-    }
-
-    fn part(&self, node: usize, worker: usize) -> PartManifest {
-        PartManifest { node: self.node_name(node), worker, ..PartManifest::default() }
-    }
-
-    fn store_state(&self, part: Part) -> Result<(PartManifest, u64), Fault> {
-        let mut manifest = self.part(part.node, part.worker);
-        let Content::State(now, snapshot) = part.content else { return Ok((manifest, 0)) };
-        manifest.watermark = Some(now.watermark);
-        manifest.processing_ms = Some(now.processing_ms);
-        manifest.states = snapshot.states.iter().map(StateManifest::of).collect();
-        let mut written = 0;
-        for table in snapshot.tables {
-            let (stored, bytes) = self.durability.store.write_table(table)?;
-            manifest.tables.push(stored);
-            written += bytes;
-        }
-        let files = snapshot.files.map_or_else(|| Ok(Vec::new()), |files| files())?;
-        for file in &files {
-            let (stored, bytes) = self.durability.store.write_file(file)?;
-            manifest.files.push(stored);
-            written += bytes;
-        }
-        Ok((manifest, written))
+        own: Result<(Vec<PartManifest>, u64), Option<Fault>>,
+    ) -> Result<Result<(Vec<PartManifest>, u64), Fault>, Option<Fault>> {
+        let others = match self.shared.leader() {
+            None => Ok((Vec::new(), 0)),
+            Some(leader) => leader.stored(&self.shared, id).ok_or(None)?,
+        };
+        let (mut parts, written) = match own {
+            Ok(own) => own,
+            Err(None) => return Err(None),
+            Err(Some(fault)) => return Ok(Err(fault)),
+        };
+        Ok(others.map(|(others, more)| {
+            parts.extend(others);
+            (parts, written + more)
+        }))
     }
 
     /// Publishes, and then commits what sinks have prepared. Returns the bytes of all that it names.
-    fn publish(
-        &self,
-        id: u64,
-        purpose: &Purpose,
-        stop: bool,
-        mut parts: Vec<PartManifest>,
-        committing: bool,
-    ) -> Result<u64, Fault> {
-        let committables = self.shared.checkpoints().rest.lock().expect("no panic while held").committables.clone();
-        for ((node, worker), list) in &committables {
-            parts.push(PartManifest { committables: list.clone(), ..self.part(*node, *worker) });
-        }
+    fn publish(&self, id: u64, purpose: &Purpose, stop: bool, mut parts: Vec<PartManifest>) -> Result<u64, Fault> {
+        parts.extend(self.keeper.prepared());
         let bytes = parts.iter().map(bytes_of).sum();
         let mut manifest = self.manifest(id, purpose.clone(), parts);
         self.shared.reach(Phase::Manifest);
@@ -302,18 +259,23 @@ impl Checkpointer {
             // What is committed now must be known to whoever starts the pipeline again without naming the savepoint.
             manifest.id += 1;
             manifest.purpose = Purpose::Checkpoint;
-            self.shared.checkpoints().rest.lock().expect("no panic while held").next_id += 1;
+            self.shared.checkpoints().next_id.fetch_add(1, Ordering::SeqCst);
             self.durability.store.publish(&manifest)?;
         }
-        if committing {
+        if stop || !matches!(purpose, Purpose::Savepoint { .. }) {
             self.shared.reach(Phase::Commit);
-            self.commit(&committables)?;
-            self.shared.checkpoints().rest.lock().expect("no panic while held").committables.clear();
+            self.keeper.commit()?;
+            if let Some(leader) = self.shared.leader() {
+                leader.commit(&self.shared, id)?;
+            }
         }
-        if *purpose == Purpose::Checkpoint
-            && let Err(fault) = self.durability.store.retain(self.durability.options.keep)
-        {
-            tracing::warn!("old checkpoints stay: {fault}");
+        if *purpose == Purpose::Checkpoint {
+            if let Some(leader) = self.shared.leader() {
+                leader.set_base(Some(id));
+            }
+            if let Err(fault) = self.durability.store.retain(self.durability.options.keep) {
+                tracing::warn!("old checkpoints stay: {fault}");
+            }
         }
         Ok(bytes)
     }
@@ -350,30 +312,14 @@ impl Checkpointer {
         }
     }
 
-    fn commit(&self, committables: &BTreeMap<(usize, usize), Vec<Vec<u8>>>) -> Result<(), Fault> {
-        let mut by_node: BTreeMap<usize, Vec<Committable>> = BTreeMap::new();
-        for ((node, _), list) in committables {
-            by_node.entry(*node).or_default().extend(list.iter().cloned().map(Committable));
-        }
-        for (node, list) in by_node {
-            let (name, sink) = self.shared.sink_of(node);
-            // Where somebody wants to see the middle of a commit, it has one.
-            let step = if self.shared.has_phases() { 1 } else { list.len() };
-            for some in list.chunks(step.max(1)) {
-                self.shared.reach(Phase::Committing);
-                sink.commit(some).map_err(|fault| fault.at(&name))?;
-            }
-        }
-        Ok(())
-    }
-
     /// The job's input has ended and all parts have left: the last manifest, the last commit. The manifest stays, so that
     /// whoever starts the job once more (it may have been killed just behind its commit) finds it done. `stopped`: someone
     /// asked for the end and wants nothing to come back to.
     pub fn end(&self, stopped: bool) -> Result<(), Fault> {
-        self.keep_committables(self.shared.barriers.take_last());
-        let id = self.shared.checkpoints().rest.lock().expect("no panic while held").next_id;
-        self.publish(id, &Purpose::End, false, Vec::new(), true)?;
+        self.keeper.remember(self.shared.barriers.take_last());
+        let id = self.shared.checkpoints().next_id.fetch_add(1, Ordering::SeqCst);
+        let others = self.shared.leader().map(|leader| leader.prepared()).unwrap_or_default();
+        self.publish(id, &Purpose::End, false, others)?;
         if let Err(fault) = self.durability.store.retain(usize::from(!stopped)) {
             tracing::warn!("checkpoints of a job that has ended stay: {fault}");
         }

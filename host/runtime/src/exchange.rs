@@ -22,7 +22,7 @@ impl Distributor<Rows> for ByKey {
     fn partition<T: Clone, P: Push<Message<T, Rows>>>(&mut self, rows: &mut Rows, time: &T, pushers: &mut [P]) {
         for batch in rows.0.drain(..) {
             let send = |worker: usize, part| {
-                Message::push_at(&mut Rows(vec![part]), time.clone(), &mut pushers[worker]);
+                Message::push_at(&mut Rows::of(part), time.clone(), &mut pushers[worker]);
             };
             if let Err(error) = self.partitioner.partition(batch, send) {
                 self.fault.borrow_mut().get_or_insert(error.into());
@@ -41,7 +41,7 @@ impl Distributor<Rows> for RoundRobin {
     fn partition<T: Clone, P: Push<Message<T, Rows>>>(&mut self, rows: &mut Rows, time: &T, pushers: &mut [P]) {
         for batch in rows.0.drain(..) {
             self.next = (self.next + 1) % pushers.len();
-            Message::push_at(&mut Rows(vec![batch]), time.clone(), &mut pushers[self.next]);
+            Message::push_at(&mut Rows::of(batch), time.clone(), &mut pushers[self.next]);
         }
     }
     fn flush<T: Clone, P: Push<Message<T, Rows>>>(&mut self, _time: &T, _pushers: &mut [P]) {}

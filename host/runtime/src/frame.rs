@@ -3,6 +3,7 @@
 //! Law: a container's record count is its number of rows, so batches without rows are never sent,
 //! and an exchange keeps the count.
 
+use std::cell::OnceCell;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, UInt8Array, UInt64Array};
@@ -13,9 +14,21 @@ use timely::Accountable;
 use timely::container::{ContainerBuilder, PushInto};
 use timely::dataflow::channels::ContainerBytes;
 
+use crate::cluster::credit;
+
 /// Batches of one edge, in order.
 #[derive(Clone, Default)]
-pub struct Rows(pub Vec<Batch>);
+pub struct Rows(pub Vec<Batch>, Encoded);
+
+/// What goes over the wire, from the question for its length until it is written.
+#[derive(Clone, Default)]
+struct Encoded(OnceCell<Vec<u8>>);
+
+impl Rows {
+    pub fn of(batch: Batch) -> Self {
+        Self(vec![batch], Encoded::default())
+    }
+}
 
 impl Accountable for Rows {
     fn record_count(&self) -> i64 {
@@ -32,7 +45,7 @@ pub struct RowsBuilder {
 
 impl PushInto<Batch> for RowsBuilder {
     fn push_into(&mut self, batch: Batch) {
-        self.ready.push_back(Rows(vec![batch]));
+        self.ready.push_back(Rows::of(batch));
     }
 }
 
@@ -55,45 +68,63 @@ const HASH: &str = "__tidemill_hash";
 impl ContainerBytes for Rows {
     fn from_bytes(bytes: timely::bytes::arc::Bytes) -> Self {
         // Written by `into_bytes` of the same version of this program, over an authenticated link.
-        Rows(decode(&bytes).expect("a container as written by a peer"))
+        Rows(decode(&bytes).expect("a container as written by a peer"), Encoded::default())
     }
 
     fn length_in_bytes(&self) -> usize {
-        encode(&self.0).map_or(0, |b| b.len())
+        self.encoded().len()
     }
 
     fn into_bytes<W: std::io::Write>(&self, writer: &mut W) {
-        let bytes = encode(&self.0).expect("arrow encodes its own batches");
-        writer.write_all(&bytes).expect("the channel takes what length_in_bytes announced");
+        writer.write_all(self.encoded()).expect("the channel takes what length_in_bytes announced");
     }
 }
 
-/// Layout: per batch u64 length, u64 entry time, IPC stream; padded to 8 bytes.
+impl Rows {
+    fn encoded(&self) -> &[u8] {
+        self.1.0.get_or_init(|| encode(&self.0).expect("arrow encodes its own batches"))
+    }
+}
+
+/// Words before each batch: length of its IPC stream, entry time, and who has lent its permit under which number.
+const HEADER_WORDS: usize = 4;
+const HEADER_BYTES: usize = HEADER_WORDS * 8;
+
+/// Layout: per batch its header and an IPC stream, padded to 8 bytes.
 fn encode(batches: &[Batch]) -> Result<Vec<u8>, arrow::error::ArrowError> {
     let mut out = Vec::new();
     for batch in batches {
+        let start = out.len();
+        out.resize(start + HEADER_BYTES, 0);
         let rows = with_extras(batch)?;
-        let mut stream = StreamWriter::try_new(Vec::new(), &rows.schema())?;
+        let mut stream = StreamWriter::try_new(out, &rows.schema())?;
         stream.write(&rows)?;
         stream.finish()?;
-        let mut body = stream.into_inner()?;
-        body.resize(body.len().next_multiple_of(8), 0);
-        out.extend_from_slice(&(body.len() as u64).to_le_bytes());
-        out.extend_from_slice(&batch.entered_ns.to_le_bytes());
-        out.extend_from_slice(&body);
+        out = stream.into_inner()?;
+        out.resize(out.len().next_multiple_of(8), 0);
+        let length = out.len() - start - HEADER_BYTES;
+        let (lender, loan) = credit::lend(batch.permit.as_ref());
+        let header: [u64; HEADER_WORDS] = [length as u64, batch.entered_ns, lender as u64, loan];
+        for (at, word) in header.into_iter().enumerate() {
+            out[start + at * 8..][..8].copy_from_slice(&word.to_le_bytes());
+        }
     }
     Ok(out)
 }
 
 fn decode(mut bytes: &[u8]) -> Result<Vec<Batch>, arrow::error::ArrowError> {
-    let word = |b: &[u8], at: usize| u64::from_le_bytes(b[at..at + 8].try_into().expect("8 bytes"));
+    let word = |b: &[u8], at: usize| u64::from_le_bytes(b[at * 8..][..8].try_into().expect("8 bytes"));
     let mut batches = Vec::new();
-    while bytes.len() >= 16 {
-        let (length, entered_ns) = (word(bytes, 0) as usize, word(bytes, 8));
-        for rows in StreamReader::try_new(&bytes[16..16 + length], None)? {
-            batches.push(without_extras(rows?, entered_ns)?);
+    while bytes.len() >= HEADER_BYTES {
+        let [length, entered_ns, lender, loan] = [0, 1, 2, 3].map(|at| word(bytes, at));
+        let (body, rest) = bytes[HEADER_BYTES..].split_at(length as usize);
+        let permit = credit::borrowed(lender as usize, loan);
+        for rows in StreamReader::try_new(body, None)? {
+            let mut batch = without_extras(rows?, entered_ns)?;
+            batch.permit.clone_from(&permit);
+            batches.push(batch);
         }
-        bytes = &bytes[16 + length..];
+        bytes = rest;
     }
     Ok(batches)
 }

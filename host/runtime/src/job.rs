@@ -1,9 +1,10 @@
-//! A job: the workers that run one plan in this process, how they are stopped, and how it ended.
+//! A job: the workers that run one plan in this process, how they are stopped, and how it ended. The process leads the job, if there
+//! are several.
 
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -14,8 +15,10 @@ use tidemill_model::sink::Sink;
 use tidemill_model::source::Split;
 use tidemill_model::{Fault, Plan, limits, panics};
 
-use crate::barrier::{Barriers, Content, Part, PartId};
+use crate::barrier::{Barriers, PartId};
 use crate::checkpoint::{CheckpointStats, Checkpointer, Checkpoints, Command, Durability, Phase, Taken};
+use crate::cluster::{Follower, Leader, Mesh, Order, Report, Start, Team};
+use crate::keeper::Keeper;
 use crate::metrics::JobMetrics;
 use crate::restore::{self, DEAD_LETTER, StartFrom};
 use crate::upgrade::Upgrades;
@@ -23,10 +26,26 @@ use crate::upgrade::Upgrades;
 /// How long a job that has failed waits for the threads of its sinks: a batch may be on its way to a slow disk.
 const WRITERS_END: Duration = Duration::from_secs(2);
 
-/// What all workers of a job share.
+/// How long a connection that has broken is only suspicious: whoever broke it may still say why.
+const SUSPICION: Duration = Duration::from_secs(1);
+
+/// What a process is to its job.
+pub(crate) enum Role {
+    Alone,
+    Leader(Arc<Leader>),
+    Follower(Arc<Follower>),
+}
+
+/// What all workers of a process share.
 pub(crate) struct Shared {
     pub plan: Plan,
+    /// Of all processes.
     pub workers: usize,
+    /// Those of this process.
+    pub local: Range<usize>,
+    /// Number of this process.
+    pub process: usize,
+    role: Role,
     /// Limit of each node's output on each worker.
     pub edge_bytes: usize,
     /// What is to be read of each node, empty for others than sources.
@@ -48,23 +67,108 @@ pub(crate) struct Shared {
     /// Ended at a checkpoint, to go on from there another time.
     halted: AtomicBool,
     fault: Mutex<Option<Fault>>,
+    /// What would be the fault if nobody knew better.
+    suspicion: Mutex<Option<(Instant, Fault)>>,
     /// Threads of sinks.
     pub writers: Mutex<Vec<JoinHandle<()>>>,
 }
 
+/// What a process knows when its part of a job begins.
+pub(crate) struct Setup {
+    pub plan: Plan,
+    pub process: usize,
+    pub local: Range<usize>,
+    pub workers: usize,
+    pub barriers: Barriers,
+    pub splits: Vec<Vec<SplitState>>,
+    pub from: Option<StartFrom>,
+    pub phases: Option<PhaseHook>,
+    pub checkpoints: Option<Checkpoints>,
+    pub start_ms: i64,
+    pub team: Role,
+}
+
 impl Shared {
+    pub fn new(setup: Setup) -> Result<Self, Fault> {
+        let Setup { plan, process, local, workers, barriers, splits, from, phases, checkpoints, start_ms, team } =
+            setup;
+        Ok(Self {
+            edge_bytes: plan.edge_bytes(local.len())?,
+            metrics: JobMetrics::new(&plan, &splits, workers),
+            barriers,
+            checkpoints,
+            plan,
+            workers,
+            local,
+            process,
+            role: team,
+            splits,
+            from,
+            phases,
+            start: Instant::now(),
+            start_ms,
+            stop_at: AtomicU64::new(u64::MAX),
+            upgrades: Upgrades::default(),
+            aborted: AtomicBool::new(false),
+            halted: AtomicBool::new(false),
+            fault: Mutex::new(None),
+            suspicion: Mutex::new(None),
+            writers: Mutex::new(Vec::new()),
+        })
+    }
+
+    /// Where this process leads others.
+    pub fn leader(&self) -> Option<&Arc<Leader>> {
+        match &self.role {
+            Role::Leader(leader) => Some(leader),
+            Role::Alone | Role::Follower(_) => None,
+        }
+    }
+
     /// The first fault counts: those that follow are its echoes.
     pub fn fail(&self, fault: Fault) {
-        self.fault.lock().expect("no panic while held").get_or_insert(fault);
-        self.aborted.store(true, Ordering::SeqCst);
+        let fault = self.fault.lock().expect("no panic while held").get_or_insert(fault).clone();
+        let before = self.aborted.swap(true, Ordering::SeqCst);
         self.barriers.end();
+        match &self.role {
+            _ if before => {}
+            Role::Alone => {}
+            Role::Leader(leader) => {
+                leader.order(&Order::Abort(fault.into()));
+                leader.wake();
+            }
+            Role::Follower(follower) => follower.report(Report::Failed(fault.into())),
+        }
+    }
+
+    /// Something has broken that need not be the cause: it is the job's fault if no other comes.
+    pub fn suspect(&self, fault: Fault) {
+        self.suspicion.lock().expect("no panic while held").get_or_insert((Instant::now(), fault));
+    }
+
+    /// Called now and then, where there are several processes.
+    pub fn look_at_suspicion(&self) {
+        let old = |(since, _): &mut (Instant, Fault)| since.elapsed() > SUSPICION;
+        let suspicion = self.suspicion.lock().expect("no panic while held").take_if(old);
+        if let Some((_, fault)) = suspicion.filter(|_| !self.is_aborted()) {
+            self.fail(fault);
+        }
+    }
+
+    /// Why the job has failed.
+    pub fn fault(&self) -> Option<Fault> {
+        self.fault.lock().expect("no panic while held").clone()
     }
 
     /// Ends the job where it is: a checkpoint holds all that it did.
     pub fn halt(&self) {
         self.halted.store(true, Ordering::SeqCst);
-        self.aborted.store(true, Ordering::SeqCst);
+        let before = self.aborted.swap(true, Ordering::SeqCst);
         self.barriers.end();
+        if let (Role::Leader(leader), false) = (&self.role, before) {
+            leader.order(&Order::Halt);
+            leader.wake();
+        }
     }
 
     /// The workers shall end, since the job has failed or was halted.
@@ -152,6 +256,8 @@ pub struct StartOptions {
     pub from: Option<StartFrom>,
     /// For tests.
     pub phases: Option<PhaseHook>,
+    /// Other processes that take part, each with as many workers.
+    pub team: Option<Team>,
 }
 
 /// Starts a plan on `workers` threads, without checkpoints. Faults of the start (a source that finds no file) come back
@@ -162,54 +268,88 @@ pub fn start(plan: Plan, workers: usize) -> Result<JobHandle, Fault> {
 
 /// Starts a plan. Before anything else, what a checkpoint had prepared is committed, and what nobody will commit removed.
 pub fn start_with(plan: Plan, options: StartOptions) -> Result<JobHandle, Fault> {
-    let (shared, checkpointer) = set_up(plan, options)?;
+    let SetUp { shared, keeper, checkpointer, leader } = set_up(plan, options)?;
     let for_workers = shared.clone();
+    let run = move || match leader {
+        None => supervise(&for_workers, &keeper, checkpointer.as_ref()),
+        Some(leader) => lead(&leader, &for_workers, &keeper, checkpointer.as_ref()),
+    };
     let supervisor = std::thread::Builder::new()
         .name("tidemill-job".into())
-        .spawn(move || supervise(&for_workers, checkpointer.as_ref()))
+        .spawn(run)
         .map_err(|e| Fault::io(format!("no thread for the job: {e}")))?;
     Ok(JobHandle { shared, supervisor })
 }
 
-/// All of a start but the threads.
-pub(crate) fn set_up(plan: Plan, options: StartOptions) -> Result<(Arc<Shared>, Option<Checkpointer>), Fault> {
-    let StartOptions { workers, durability, from, phases } = options;
+/// A job that has begun, but for its threads.
+pub(crate) struct SetUp {
+    pub shared: Arc<Shared>,
+    keeper: Arc<Keeper>,
+    pub checkpointer: Option<Checkpointer>,
+    leader: Option<Arc<Leader>>,
+}
+
+pub(crate) fn set_up(plan: Plan, options: StartOptions) -> Result<SetUp, Fault> {
+    let StartOptions { workers: threads, durability, from, phases, team } = options;
     if let Some(from) = &from {
         from.check(&plan)?;
         restore::commit(from, &plan)?;
     }
     restore::recover(&plan, durability.as_ref().map(|durability| &durability.store), from.as_ref())?;
+    let workers = threads * (1 + team.as_ref().map_or(0, |team| team.members.len()));
     let splits = splits(&plan, workers, from.as_ref())?;
     let next_id = match &durability {
         Some(durability) => durability.store.list()?.iter().map(|l| l.id + 1).max().unwrap_or(1),
         None => 1,
     };
     let (checkpoints, commands) = Checkpoints::new(next_id);
-    let edge_bytes = plan.edge_bytes(workers)?;
-    let metrics = JobMetrics::new(&plan, &splits, workers);
     let epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let shared = Arc::new(Shared {
-        barriers: Barriers::new(parts(&plan, workers)),
+    let start_ms = epoch.as_millis() as i64;
+    // Where no store counts starts, the clock does.
+    let generation = durability.as_ref().map_or(start_ms as u64, |durability| durability.generation);
+    let leader = team.map(|team| Leader::new(team, generation, from.as_ref().map(|from| from.manifest.id)));
+    let shared = Arc::new(Shared::new(Setup {
+        barriers: Barriers::new(parts(&plan, 0..threads)),
+        process: 0,
+        local: 0..threads,
         checkpoints: durability.is_some().then_some(checkpoints),
         plan,
         workers,
-        edge_bytes,
         splits,
         from,
         phases,
-        metrics,
-        start: Instant::now(),
-        start_ms: epoch.as_millis() as i64,
-        stop_at: AtomicU64::new(u64::MAX),
-        upgrades: Upgrades::default(),
-        aborted: AtomicBool::new(false),
-        halted: AtomicBool::new(false),
-        fault: Mutex::new(None),
-        writers: Mutex::new(Vec::new()),
+        start_ms,
+        team: leader.clone().map_or(Role::Alone, Role::Leader),
+    })?);
+    let keeper = Arc::new(Keeper::new(shared.clone()));
+    let checkpointer = durability.map(|durability| Checkpointer {
+        shared: shared.clone(),
+        keeper: keeper.clone(),
+        durability,
+        commands: commands.clone(),
     });
-    let checkpointer =
-        durability.map(|durability| Checkpointer { shared: shared.clone(), durability, commands: commands.clone() });
-    Ok((shared, checkpointer))
+    Ok(SetUp { shared, keeper, checkpointer, leader })
+}
+
+/// Tells the other processes to begin, runs the job, and tells them of its end.
+fn lead(leader: &Leader, shared: &Arc<Shared>, keeper: &Keeper, checkpointer: Option<&Checkpointer>) {
+    leader.team.gate.begin(leader.generation);
+    leader.order(&Order::Start(Box::new(Start {
+        generation: leader.generation,
+        addresses: leader.addresses(),
+        threads: shared.local.len(),
+        splits: shared.splits.clone(),
+        from: shared.from.as_ref().map(|from| (*from.manifest).clone()),
+        dropped: shared.from.as_ref().map(|from| from.dropped.clone()).unwrap_or_default(),
+        start_ms: shared.start_ms,
+        silence_ms: leader.team.silence.as_millis() as u64,
+    })));
+    leader.attend(shared, || {
+        supervise(shared, keeper, checkpointer);
+        if !shared.is_aborted() {
+            leader.finish();
+        }
+    });
 }
 
 /// What each source has to read: what a checkpoint left, or everything.
@@ -232,19 +372,19 @@ fn splits(plan: &Plan, workers: usize, from: Option<&StartFrom>) -> Result<Vec<V
     plan.nodes.iter().map(of_node).collect()
 }
 
-/// Everything that takes part in barriers.
-fn parts(plan: &Plan, workers: usize) -> Vec<PartId> {
+/// Everything that takes part in barriers, of these workers.
+pub(crate) fn parts(plan: &Plan, workers: Range<usize>) -> Vec<PartId> {
     let takes_part = |node: &tidemill_model::plan::Node| match &node.kind {
         NodeKind::Operator { factory } => factory.uses_time(),
         NodeKind::Source { .. } | NodeKind::Sink { .. } => true,
     };
     let nodes = plan.nodes.iter().enumerate().filter(|(_, node)| takes_part(node)).map(|(id, _)| id);
     let nodes = nodes.chain(plan.dead_letter.iter().map(|_| plan.nodes.len()));
-    nodes.flat_map(|node| (0..workers).map(move |worker| (node, worker))).collect()
+    nodes.flat_map(|node| workers.clone().map(move |worker| (node, worker))).collect()
 }
 
 /// Runs the workers to their end, then makes visible what sinks have prepared, or throws it away.
-fn supervise(shared: &Arc<Shared>, checkpointer: Option<&Checkpointer>) {
+fn supervise(shared: &Arc<Shared>, keeper: &Keeper, checkpointer: Option<&Checkpointer>) {
     std::thread::scope(|scope| {
         if let Some(checkpointer) = checkpointer {
             let run = || {
@@ -258,6 +398,9 @@ fn supervise(shared: &Arc<Shared>, checkpointer: Option<&Checkpointer>) {
             }
         }
         work(shared);
+        if let Some(leader) = shared.leader() {
+            leader.wait_for_end(shared);
+        }
         shared.barriers.end();
         if let Some(checkpoints) = &shared.checkpoints {
             // It is there to receive, or it has failed.
@@ -265,7 +408,7 @@ fn supervise(shared: &Arc<Shared>, checkpointer: Option<&Checkpointer>) {
         }
     });
     match checkpointer {
-        None => end_sinks(shared),
+        None => end_sinks(shared, keeper),
         Some(_) if shared.is_aborted() => {}
         Some(checkpointer) => {
             let stopped = shared.stop_at.load(Ordering::SeqCst) != u64::MAX;
@@ -277,6 +420,13 @@ fn supervise(shared: &Arc<Shared>, checkpointer: Option<&Checkpointer>) {
 }
 
 fn work(shared: &Arc<Shared>) {
+    if let Some(leader) = shared.leader() {
+        match Mesh::connect(&leader.team.gate, leader.generation, &leader.addresses(), shared) {
+            Ok(mesh) => work_in(&mesh, shared, || {}),
+            Err(fault) => shared.fail(fault),
+        }
+        return;
+    }
     let on_workers = shared.clone();
     match timely::execute(timely::Config::process(shared.workers), move |w| crate::worker::run(w, &on_workers)) {
         Ok(guards) => {
@@ -291,6 +441,12 @@ fn work(shared: &Arc<Shared>) {
     wait_for_writers(shared);
 }
 
+/// The same, as one of several processes.
+pub(crate) fn work_in(mesh: &Mesh, shared: &Arc<Shared>, before_parting: impl FnOnce()) {
+    mesh.run(shared, before_parting);
+    wait_for_writers(shared);
+}
+
 /// Writers of a job that has failed remove what they wrote. One that is stuck in a write is left alone.
 fn wait_for_writers(shared: &Shared) {
     let deadline = Instant::now() + WRITERS_END;
@@ -302,18 +458,16 @@ fn wait_for_writers(shared: &Shared) {
 }
 
 /// Without checkpoints: commits what was prepared, or throws it away if the job or a commit has failed.
-fn end_sinks(shared: &Shared) {
-    for Part { node, content, .. } in shared.barriers.take_last() {
-        let Content::Committables(committables) = content else { continue };
-        let (name, sink) = shared.sink_of(node);
-        if !shared.is_aborted()
-            && let Err(fault) = sink.commit(&committables)
-        {
-            shared.fail(fault.at(&name));
+fn end_sinks(shared: &Shared, keeper: &Keeper) {
+    keeper.remember(shared.barriers.take_last());
+    if !shared.is_aborted() {
+        let others = || shared.leader().map_or(Ok(()), |leader| leader.commit(shared, 0));
+        if let Err(fault) = keeper.commit().and_then(|()| others()) {
+            shared.fail(fault);
         }
-        if shared.is_aborted() {
-            sink.discard(&committables);
-        }
+    }
+    if shared.is_aborted() {
+        keeper.discard();
     }
 }
 
@@ -405,6 +559,9 @@ impl JobHandle {
             TickMode::Batch => 0,
         };
         self.shared.stop_at.fetch_min(tick, Ordering::SeqCst);
+        if let Some(leader) = self.shared.leader() {
+            leader.order(&Order::Stop { tick });
+        }
     }
 
     /// Ends the job now; nothing that sinks have written becomes visible.

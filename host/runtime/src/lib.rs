@@ -6,11 +6,13 @@
 
 mod barrier;
 mod checkpoint;
+pub mod cluster;
 mod control;
 mod exchange;
 mod flow;
 mod frame;
 mod job;
+mod keeper;
 pub mod metrics;
 mod operator;
 mod restore;

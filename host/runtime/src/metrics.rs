@@ -1,6 +1,7 @@
 //! Numbers about a running job, updated per batch with relaxed atomics and read by anyone.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 
@@ -8,6 +9,8 @@ use hdrhistogram::Histogram;
 use tidemill_model::checkpoint::SplitState;
 use tidemill_model::plan::{Node, NodeKind, Plan};
 use tidemill_model::time::WATERMARK_MIN;
+
+use crate::cluster::NodeNumbers;
 
 /// One node on one worker.
 #[derive(Debug)]
@@ -27,7 +30,7 @@ pub struct NodeMetrics {
     /// Sources: how much of [`NodeInfo::size`] has been read.
     pub progress: AtomicU64,
     /// The operator's own counters.
-    pub counters: Mutex<BTreeMap<&'static str, u64>>,
+    pub counters: Mutex<BTreeMap<String, u64>>,
 }
 
 impl Default for NodeMetrics {
@@ -45,6 +48,23 @@ impl Default for NodeMetrics {
             progress: zero(),
             counters: Mutex::default(),
         }
+    }
+}
+
+impl NodeMetrics {
+    /// Adds to one of the operator's own counters.
+    pub(crate) fn count(&self, name: &str, n: u64) {
+        let mut counters = self.counters.lock().expect("no panic while held");
+        match counters.get_mut(name) {
+            Some(sum) => *sum += n,
+            None => drop(counters.insert(name.to_owned(), n)),
+        }
+    }
+
+    /// Those that are plain numbers, in the order in which processes tell each other of them.
+    fn numbers(&self) -> [&AtomicU64; 8] {
+        let Self { rows_in, rows_out, rows_dead, batches, busy_ns, blocked, held, progress, .. } = self;
+        [rows_in, rows_out, rows_dead, batches, busy_ns, blocked, held, progress]
     }
 }
 
@@ -87,11 +107,11 @@ impl NodeInfo {
         self.workers.iter().map(|w| w.watermark.load(Relaxed)).min().unwrap_or(WATERMARK_MIN)
     }
 
-    pub fn counters(&self) -> BTreeMap<&'static str, u64> {
-        let mut all = BTreeMap::new();
+    pub fn counters(&self) -> BTreeMap<String, u64> {
+        let mut all: BTreeMap<String, u64> = BTreeMap::new();
         for worker in &self.workers {
             for (name, n) in worker.counters.lock().expect("no panic while held").iter() {
-                *all.entry(*name).or_default() += n;
+                *all.entry(name.clone()).or_default() += n;
             }
         }
         all
@@ -119,6 +139,37 @@ impl JobMetrics {
             // 1 µs to 10 min with two digits: 60 kB, enough to tell 19 ms from 20.
             latency: Mutex::new(Histogram::new_with_bounds(1, 600_000_000, 2).expect("bounds are valid")),
             first_row_ns: AtomicU64::new(0),
+        }
+    }
+
+    /// What the workers of a process have to say.
+    pub(crate) fn of_workers(&self, workers: Range<usize>) -> Vec<NodeNumbers> {
+        let of_worker = |node: usize, worker: usize| {
+            let metrics = &self.nodes[node].workers[worker];
+            let counters = metrics.counters.lock().expect("no panic while held");
+            NodeNumbers {
+                node,
+                worker,
+                numbers: metrics.numbers().map(|number| number.load(Relaxed)),
+                watermark: metrics.watermark.load(Relaxed),
+                counters: counters.iter().map(|(name, n)| (name.clone(), *n)).collect(),
+            }
+        };
+        (0..self.nodes.len()).flat_map(|node| workers.clone().map(move |worker| of_worker(node, worker))).collect()
+    }
+
+    /// What another process says of its workers.
+    pub(crate) fn take_in(&self, said: Vec<NodeNumbers>, first_row_ns: u64) {
+        for NodeNumbers { node, worker, numbers, watermark, counters } in said {
+            let Some(metrics) = self.nodes.get(node).and_then(|node| node.workers.get(worker)) else { continue };
+            metrics.numbers().into_iter().zip(numbers).for_each(|(ours, number)| ours.store(number, Relaxed));
+            metrics.watermark.store(watermark, Relaxed);
+            *metrics.counters.lock().expect("no panic while held") = counters.into_iter().collect();
+        }
+        if first_row_ns > 0 {
+            let earlier = |ours| (ours == 0 || first_row_ns < ours).then_some(first_row_ns);
+            // It stays as it is where ours is earlier.
+            let _ = self.first_row_ns.fetch_update(Relaxed, Relaxed, earlier);
         }
     }
 

@@ -178,6 +178,12 @@ impl Restore for OperatorState<'_> {
         tables.into_iter().collect()
     }
 
+    fn rows(&self, table: &str) -> u64 {
+        let all: u64 =
+            self.parts.iter().flat_map(|part| &part.tables).filter(|t| t.name == table).map(|t| t.rows).sum();
+        all.saturating_mul(self.groups.len() as u64) / u64::from(KEY_GROUPS)
+    }
+
     fn states(&self) -> Vec<StateDescriptor> {
         let mut states: Vec<StateDescriptor> = Vec::new();
         for state in self.parts.iter().flat_map(|part| &part.states) {

@@ -21,7 +21,7 @@ use timely::dataflow::operators::generic::OutputBuilder;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::scheduling::Activator;
 
-use crate::barrier::{Content, Part};
+use crate::barrier::{Content, Opening, Part};
 use crate::control::ControlMsg;
 use crate::flow::Gauge;
 use crate::frame::RowsBuilder;
@@ -186,7 +186,12 @@ impl SourceState {
             self.opened.pop_front();
         }
         let barriers = &self.context.shared.barriers;
-        while let Some(barrier) = barriers.open_tick(tick, self.passed) {
+        loop {
+            let barrier = match barriers.open_tick(tick, self.passed) {
+                Opening::Opened => break,
+                Opening::Frozen => return false,
+                Opening::Before(barrier) => barrier,
+            };
             self.passed = barrier.number;
             let content = Content::Splits(self.readers.states());
             barriers.deliver(Part { node: self.node, worker: self.context.worker, content });

@@ -10,7 +10,7 @@ use tidemill_model::snapshot::Restore;
 use tidemill_model::{Fault, Plan};
 
 use crate::checkpoint::{Checkpointer, Phase, Taken, ended};
-use crate::job::{Shared, StartOptions, set_up};
+use crate::job::{SetUp, Shared, StartOptions, set_up};
 
 pub struct Stepped {
     shared: Arc<Shared>,
@@ -20,7 +20,7 @@ pub struct Stepped {
 impl Stepped {
     /// Everything that a start does before it makes workers. It needs `durability`.
     pub fn begin(plan: Plan, options: StartOptions) -> Result<Self, Fault> {
-        let (shared, checkpointer) = set_up(plan, options)?;
+        let SetUp { shared, checkpointer, .. } = set_up(plan, options)?;
         // Parts are handed over when all are there: nobody is waited for.
         (0..=shared.plan.nodes.len()).for_each(|node| {
             (0..shared.workers).for_each(|worker| shared.barriers.leave(node, worker, None));

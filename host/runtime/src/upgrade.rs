@@ -126,6 +126,10 @@ impl JobControl {
         dropped: &[String],
     ) -> Result<Upgrade, Fault> {
         let shared = &self.0;
+        if shared.local.len() != shared.workers {
+            return Err(Fault::config("the job runs in several processes, where components can't be replaced yet")
+                .with_help("stop it at a savepoint, and start it with the new component"));
+        }
         let is_it = |n: &Node| n.name == node && matches!(n.kind, NodeKind::Operator { .. });
         let found = shared.plan.nodes.iter().position(is_it);
         let Some((index, factory)) = found.and_then(|index| Some((index, shared.factory(index)?))) else {

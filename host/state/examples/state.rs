@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arrow::array::{ArrayRef, AsArray, Int64Array};
-use arrow::datatypes::{DataType, Field, Int64Type, SchemaRef};
+use arrow::datatypes::{DataType, Int64Type, SchemaRef};
 use tidemill_model::Fault;
 use tidemill_model::component::StateDescriptor;
 use tidemill_model::key::{groups_of, hash_i64, key_group, worker_of};
@@ -131,8 +131,7 @@ fn timed(rows: i64, backend: &mut dyn StateBackend, mut keys: impl Iterator<Item
 }
 
 fn open(factory: &dyn StateBackendFactory, worker: usize, workers: usize) -> Result<Box<dyn StateBackend>, Fault> {
-    let field = Field::new("count", DataType::Int64, true);
-    let states = [StateDescriptor { name: "count".into(), field, codec: String::new(), version: 1 }];
+    let states = [StateDescriptor::value("count", DataType::Int64)];
     factory.open(&StateContext { node: "count", worker, workers, states: &states })
 }
 

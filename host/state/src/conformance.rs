@@ -3,6 +3,7 @@
 //! The reference is a `BTreeMap`: a [`Step`] is done on both and the answers compared.
 
 mod changes;
+mod lives;
 mod snapshots;
 
 use std::collections::BTreeMap;
@@ -52,6 +53,7 @@ pub fn conformance(factory: &dyn StateBackendFactory) {
     wrong_values_are_refused(factory);
     snapshots::snapshots(factory);
     changes::changes(factory);
+    lives::lives(factory);
     for seed in 0..20 {
         check_steps(factory, &random_steps(seed));
     }
@@ -170,8 +172,7 @@ fn open(factory: &dyn StateBackendFactory, types: &[DataType]) -> Box<dyn StateB
 }
 
 fn descriptor(index: usize, data_type: &DataType) -> StateDescriptor {
-    let name = format!("state{index}");
-    StateDescriptor { field: Field::new(&name, data_type.clone(), true), name, codec: String::new(), version: 1 }
+    StateDescriptor::value(&format!("state{index}"), data_type.clone())
 }
 
 fn encode_columns(column: ArrayRef) -> Rows {
@@ -325,16 +326,20 @@ fn wrong_values_are_refused(factory: &dyn StateBackendFactory) {
     assert!(factory.open(&place).is_err(), "no state is a list");
 }
 
-/// A few hundred steps over few keys, so that they meet.
-fn random_steps(seed: u64) -> Vec<Step> {
+/// Numbers below a limit. SplitMix64: a seed gives the same ones everywhere.
+fn chance(seed: u64) -> impl FnMut(u64) -> u64 {
     let mut state = seed;
-    let mut next = move |below: u64| {
-        // SplitMix64: a seed gives the same steps everywhere.
+    move |below| {
         state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let z = (state ^ (state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
         let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
         (z ^ (z >> 31)) % below
-    };
+    }
+}
+
+/// A few hundred steps over few keys, so that they meet.
+fn random_steps(seed: u64) -> Vec<Step> {
+    let mut next = chance(seed);
     let steps = (0..300).map(|_| match next(40) {
         0..10 => Step::Pin { key: next(30) as i64 },
         10..20 => Step::Unpin { key: next(30) as i64 },

@@ -2,6 +2,7 @@
 //!
 //! Never knows what a key or a value means. Every backend passes [`conformance::conformance`].
 
+mod clock;
 pub mod conformance;
 mod heap;
 #[cfg(feature = "rocksdb")]

@@ -2,17 +2,24 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, BinaryArray, RecordBatch, UInt16Array};
+use arrow::array::{ArrayRef, AsArray, BinaryArray, RecordBatch, TimestampMillisecondArray, UInt16Array};
+use arrow::datatypes::TimestampMillisecondType;
 use tidemill_model::Fault;
 use tidemill_model::component::StateDescriptor;
 use tidemill_model::key::{hash_key, key_group};
 use tidemill_model::schema::type_name;
 use tidemill_model::snapshot::Restore;
-use tidemill_model::state::{StateBackend, table_name, table_schema};
+use tidemill_model::state::{Slot, StateBackend, WRITTEN, table_name, table_schema};
+
+/// What taking in tables needs beside the port.
+pub(crate) trait Restorable: StateBackend {
+    /// The values of these slots, just stored, were written then; none: nobody knows.
+    fn set_written(&mut self, state: usize, slots: &[Slot], written: &[Option<i64>]) -> Result<(), Fault>;
+}
 
 /// Stores what the tables of `states` hold for this worker.
 pub(crate) fn restore(
-    backend: &mut dyn StateBackend,
+    backend: &mut dyn Restorable,
     states: &[StateDescriptor],
     from: &dyn Restore,
 ) -> Result<(), Fault> {
@@ -34,15 +41,32 @@ pub(crate) fn restore(
             let keys = keys.ok_or_else(|| Fault::data(format!("table `{name}` has no binary keys")))?;
             backend.resolve_bytes(keys, &mut slots)?;
             backend.scatter(index, &slots, chunk.column(2))?;
+            if state.ttl.is_some() {
+                backend.set_written(index, &slots, &written(&chunk)?)?;
+            }
             backend.release(&slots);
         }
     }
     Ok(())
 }
 
-/// A chunk of a state's table: rows in the order of key groups, none without a value.
-pub(crate) fn chunk(state: &StateDescriptor, keys: BinaryArray, values: ArrayRef) -> Result<RecordBatch, Fault> {
+/// When the values of a chunk were written.
+fn written(chunk: &RecordBatch) -> Result<Vec<Option<i64>>, Fault> {
+    let Some(column) = chunk.column_by_name(WRITTEN) else { return Ok(vec![None; chunk.num_rows()]) };
+    let times = column.as_primitive_opt::<TimestampMillisecondType>();
+    Ok(times.ok_or_else(|| Fault::data(format!("`{WRITTEN}` of a state is no timestamp(ms)")))?.iter().collect())
+}
+
+/// A chunk of a state's table: rows in the order of key groups, none without a value. `written`: for a state with a time to live.
+pub(crate) fn chunk(
+    state: &StateDescriptor,
+    keys: BinaryArray,
+    values: ArrayRef,
+    written: Option<TimestampMillisecondArray>,
+) -> Result<RecordBatch, Fault> {
     let groups = keys.iter().map(|key| key_group(hash_key(key.unwrap_or_default())) as u16);
     let groups = UInt16Array::from_iter_values(groups);
-    Ok(RecordBatch::try_new(table_schema(state), vec![Arc::new(groups), Arc::new(keys), values])?)
+    let mut columns: Vec<ArrayRef> = vec![Arc::new(groups), Arc::new(keys), values];
+    columns.extend(written.map(|times| Arc::new(times) as ArrayRef));
+    Ok(RecordBatch::try_new(table_schema(state), columns)?)
 }

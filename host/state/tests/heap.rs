@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, BinaryArray};
-use arrow::datatypes::{DataType, Field};
+use arrow::datatypes::DataType;
 use proptest::prelude::*;
 use tidemill_model::component::StateDescriptor;
 use tidemill_model::key::hash_i64;
@@ -37,8 +37,7 @@ proptest! {
 
 #[test]
 fn a_chunk_of_large_values_is_not_larger_than_it_must_be() {
-    let field = Field::new("blob", DataType::Binary, true);
-    let states = [StateDescriptor { name: "blob".into(), field, codec: String::new(), version: 1 }];
+    let states = [StateDescriptor::value("blob", DataType::Binary)];
     let place = StateContext { node: "node", worker: 0, workers: 1, states: &states };
     let mut heap = HeapFactory.open(&place).unwrap();
     let (value, count) = (CHUNK_BYTES_MAX / 4, 10);

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, Int64Array};
-use arrow::datatypes::{DataType, Field};
+use arrow::datatypes::DataType;
 use tidemill_model::component::StateDescriptor;
 use tidemill_model::snapshot::Form;
 use tidemill_model::state::{StateBackend, StateBackendFactory, StateContext};
@@ -44,8 +44,7 @@ fn pass(backend: &mut dyn StateBackend, count: i64, check: impl Fn(&ArrayRef, i6
 fn memory_stays_near_its_setting_with_five_million_keys() {
     let directory = tempfile::tempdir().unwrap();
     let factory = RocksFactory::new(RocksSettings { memory_bytes: SETTING, directory: directory.path().to_owned() });
-    let field = Field::new("count", DataType::Int64, true);
-    let states = [StateDescriptor { name: "count".into(), field, codec: String::new(), version: 1 }];
+    let states = [StateDescriptor::value("count", DataType::Int64)];
     let mut backend = factory.open(&StateContext { node: "count", worker: 0, workers: 1, states: &states }).unwrap();
     pass(backend.as_mut(), KEYS, |values, start| {
         assert_eq!(values.null_count(), values.len(), "new keys from {start}")

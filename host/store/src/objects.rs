@@ -23,6 +23,9 @@ use crate::sealed::{self, damaged};
 const HELD_CHECKPOINTS: u64 = 16;
 const HELD_TIME: Duration = Duration::from_secs(3600);
 
+/// Far more than one start ever writes.
+const NUMBERS_PER_PROCESS: u64 = 1 << 40;
+
 pub struct Objects {
     store: Arc<dyn ObjectStore>,
     /// Ends with `/`.
@@ -69,8 +72,37 @@ impl Objects {
 
     /// From now on objects are written under this generation.
     pub fn begin(&self, generation: u64, removing: impl IntoIterator<Item = String>) -> Result<(), Fault> {
+        self.begin_as(0, generation, removing)
+    }
+
+    /// The same for one of several processes: each counts from a number of its own, so that no name is used twice.
+    pub fn begin_as(
+        &self,
+        process: usize,
+        generation: u64,
+        removing: impl IntoIterator<Item = String>,
+    ) -> Result<(), Fault> {
         let mut known = self.lock();
-        *known = Known { generation, gone: removing.into_iter().collect(), ..Known::default() };
+        let next = process as u64 * NUMBERS_PER_PROCESS;
+        *known = Known { generation, next, gone: removing.into_iter().collect(), ..Known::default() };
+        self.list(&mut known)
+    }
+
+    /// Somebody else may have removed all but these.
+    pub fn rely_on(&self, objects: &[ObjectRef]) {
+        let relied: HashSet<&String> = objects.iter().map(|object| &object.sha256).collect();
+        let mut known = self.lock();
+        known.copies.retain(|hash, _| relied.contains(hash));
+        // Who publishes holds what is in flight.
+        known.held.clear();
+    }
+
+    /// Other processes of this start may have written some of these: looks for them, if there are any that this one does not know.
+    pub fn learn<'a>(&self, objects: impl IntoIterator<Item = &'a ObjectRef>) -> Result<(), Fault> {
+        let mut known = self.lock();
+        if objects.into_iter().all(|object| known.has(object)) {
+            return Ok(());
+        }
         self.list(&mut known)
     }
 

@@ -161,6 +161,21 @@ impl CheckpointStore for Snapshots {
         Ok(generation)
     }
 
+    fn join_generation(&self, generation: u64, process: usize) -> Result<(), Fault> {
+        let index = self.register.newest()?;
+        self.check_owner(&index, generation)?;
+        self.objects.begin_as(process, generation, index.removing)?;
+        *self.own() = Own { generation, ..Own::default() };
+        Ok(())
+    }
+
+    fn rely_on(&self, objects: &[ObjectRef]) -> Result<(), Fault> {
+        let generation = self.own().generation;
+        self.check_owner(&self.register.newest()?, generation)?;
+        self.objects.rely_on(objects);
+        Ok(())
+    }
+
     fn write_table(&self, table: Table) -> Result<(StoredTable, u64), Fault> {
         let (mut stored, mut written) = (StoredTable { name: table.name, rows: 0, segments: Vec::new() }, 0);
         tables::encode(&table.schema, table.chunks, |segment| {
@@ -197,6 +212,7 @@ impl CheckpointStore for Snapshots {
             manifest: self.objects.write(&content)?.0,
         };
         let needed = || objects_of(manifest).chain([&entry.manifest]);
+        self.objects.learn(needed())?;
         let change = |index: &mut Index| {
             self.check_owner(index, generation)?;
             check_new(index, &entry)?;

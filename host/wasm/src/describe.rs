@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field};
 
-use tidemill_model::component::{Descriptor, LogicKind, Port, StateDescriptor};
+use tidemill_model::component::{Descriptor, LogicKind, Port, StateDescriptor, StateKind, Ttl};
 use tidemill_model::schema::type_name;
 
 use crate::abi::effects::cut;
@@ -98,13 +98,14 @@ fn state(said: wit::StateDescriptor) -> Result<StateDescriptor, String> {
     if matches!(ty, DataType::List(_) | DataType::Struct(_)) {
         return Err(wrong(format!("a value is fixed-width, utf8 or binary, not {}", type_name(ty))));
     }
-    if said.ttl > 0 {
-        // Better refused than kept for ever in silence.
-        return Err(wrong("it has a time to live, which this host does not support yet".to_owned()));
+    let ttl = (said.ttl > 0).then_some(Ttl { ms: said.ttl, on_read: said.ttl_on_read });
+    if ttl.is_none() && said.ttl_on_read {
+        return Err(wrong("it says `ttl-on-read`, but has no time to live".to_owned()));
     }
     // Null is "no value", so every state is nullable, whatever the component says.
     let field = Field::new(value.field(0).name(), ty.clone(), true);
-    Ok(StateDescriptor { name: said.name, field, codec: cut(said.codec), version: said.version })
+    let (kind, codec) = (StateKind::Value, cut(said.codec));
+    Ok(StateDescriptor { name: said.name, kind, field, codec, version: said.version, ttl })
 }
 
 fn unique<'a>(what: &str, names: impl Iterator<Item = &'a str>) -> Result<(), String> {
@@ -133,7 +134,8 @@ mod tests {
     }
 
     fn state(name: &str, ty: &str) -> wit::StateDescriptor {
-        wit::StateDescriptor { name: name.into(), value: field(ty), codec: String::new(), version: 1, ttl: 0 }
+        let (value, codec) = (field(ty), String::new());
+        wit::StateDescriptor { name: name.into(), value, codec, version: 1, ttl: 0, ttl_on_read: false }
     }
 
     fn keyed() -> wit::Descriptor {
@@ -174,7 +176,7 @@ mod tests {
             (|d| d.states.push(state("s", "bool")), "state `s` is described twice"),
             (|d| d.states[0].value.children = 1, "state `s`: column `a`: binary has no children, not 1"),
             (|d| d.states[0].value.type_name = "list".into(), "state `s`: column `a`: a list has 1 child, not 0"),
-            (|d| d.states[0].ttl = 5, "state `s`: it has a time to live, which this host does not support yet"),
+            (|d| d.states[0].ttl_on_read = true, "state `s`: it says `ttl-on-read`, but has no time to live"),
             (|d| d.kind = "map".into(), "it has states, which only kind `keyed` can have, not `map`"),
             (
                 |d| (d.kind, d.states) = ("filter".into(), vec![]),

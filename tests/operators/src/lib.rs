@@ -4,12 +4,14 @@
 
 mod fussy;
 mod keyed;
+mod lives;
 mod stateless;
 mod timers;
 mod types;
 
 pub use fussy::{Fussy, FussyCount, FussyFilter};
 pub use keyed::{Count, Patience, Profile, Tickets};
+pub use lives::Lately;
 pub use stateless::{Even, Merge, Route, Square, Stamp, Words};
 pub use timers::{Scripted, Sessions, Totals};
 pub use types::Echo;
@@ -31,5 +33,6 @@ tidemill_sdk::export!(
     Sessions,
     Scripted,
     Totals,
+    Lately,
     Echo,
 );

@@ -12,6 +12,8 @@ pub struct Case {
     pub directives: Directives,
     /// The pipeline names a component.
     pub has_components: bool,
+    /// It has keyed operators too (or windows beside a component: that costs some runs, and no harm).
+    pub has_state: bool,
 }
 
 /// What the lines `#: WORD ARGUMENTS` in front of a pipeline say.
@@ -40,8 +42,9 @@ impl Case {
     pub fn read(dir: &Path) -> Result<Self, String> {
         let path = dir.join("pipeline.yaml");
         let text = std::fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()))?;
-        let has_components = text.lines().any(|l| !l.starts_with('#') && l.contains("component"));
-        Ok(Self { dir: dir.to_owned(), directives: Directives::read(&text)?, has_components })
+        let says = |word: &str| text.lines().any(|l| !l.starts_with('#') && l.contains(word));
+        let (has_components, has_state) = (says("component"), says("component") && says("key:"));
+        Ok(Self { dir: dir.to_owned(), directives: Directives::read(&text)?, has_components, has_state })
     }
 
     pub fn expected(&self) -> PathBuf {

@@ -1,4 +1,5 @@
-//! The built-in catalog with two things replaced: logic may be native, and sinks write below a folder of the run.
+//! The built-in catalog with three things replaced: logic may be native, sinks write below a folder of the run, and the
+//! cell chooses the state backend.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use tidemill_control::{Catalog, ProcessNode, WindowNode};
 use tidemill_model::component::Descriptor;
 use tidemill_model::fault::OnError;
 use tidemill_model::logic::{GuestLimits, LogicFactory};
-use tidemill_model::plan::Built;
+use tidemill_model::plan::{Built, JobOptions, StateOptions};
 use tidemill_model::sink::Sink;
 use tidemill_model::source::Source;
 use tidemill_model::{ConfigError, Fault};
@@ -23,6 +24,8 @@ pub(super) struct CaseCatalog<'a> {
     pub logic: LogicKind,
     /// Where relative paths of sinks start.
     pub scratch: PathBuf,
+    /// Where keyed state lives.
+    pub state: StateOptions,
 }
 
 impl Catalog for CaseCatalog<'_> {
@@ -62,7 +65,8 @@ impl Catalog for CaseCatalog<'_> {
     }
 
     fn process(&self, node: ProcessNode) -> Result<Built, ConfigError> {
-        self.builtins.process(node)
+        let options = JobOptions { state: self.state.clone(), ..node.options };
+        self.builtins.process(ProcessNode { options, ..node })
     }
 
     fn expression(

@@ -20,6 +20,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+pub use tidemill_model::plan::Backend;
+
 pub use case::{Case, Directives};
 pub use golden::{Outcome, compare};
 pub use run::Lab;
@@ -33,6 +35,7 @@ pub struct Cell {
     pub logic: LogicKind,
     pub executor: Executor,
     pub crash: Crash,
+    pub backend: Backend,
 }
 
 /// What an operator of a component runs as.
@@ -66,28 +69,32 @@ pub enum Crash {
 const WORKERS: &[usize] = &[1, 3];
 const BATCH_ROWS: &[usize] = &[1, 1000];
 const LOGIC: &[LogicKind] = &[LogicKind::Native, LogicKind::Wasm];
-const EXECUTORS: &[(Executor, Crash)] = &[
-    (Executor::Runtime, Crash::Never),
-    (Executor::Driver { seed: 1 }, Crash::Never),
-    (Executor::Driver { seed: 2 }, Crash::Never),
-    (Executor::Driver { seed: 3 }, Crash::Restore { workers: 1 }),
-    (Executor::Driver { seed: 4 }, Crash::Restore { workers: 3 }),
+const EXECUTORS: &[(Executor, Crash, Backend)] = &[
+    (Executor::Runtime, Crash::Never, Backend::Heap),
+    (Executor::Driver { seed: 1 }, Crash::Never, Backend::Heap),
+    (Executor::Driver { seed: 2 }, Crash::Never, Backend::Heap),
+    (Executor::Driver { seed: 3 }, Crash::Restore { workers: 1 }, Backend::Heap),
+    (Executor::Driver { seed: 4 }, Crash::Restore { workers: 3 }, Backend::Heap),
+    // For cases with keyed state only.
+    (Executor::Driver { seed: 5 }, Crash::Restore { workers: 1 }, Backend::RocksDb),
+    (Executor::Driver { seed: 6 }, Crash::Restore { workers: 3 }, Backend::RocksDb),
 ];
 
 /// All cells that a case runs in.
-pub fn cells(directives: &Directives, has_components: bool) -> Vec<Cell> {
+pub fn cells(case: &Case) -> Vec<Cell> {
+    let Case { directives, has_components, has_state, .. } = case;
     let mut cells = Vec::new();
     for &workers in WORKERS {
         for &batch_rows in BATCH_ROWS {
             // Without a component there is no logic to choose.
-            for &logic in LOGIC.iter().filter(|&&l| has_components || l == LogicKind::Wasm) {
-                for &(executor, crash) in EXECUTORS {
-                    cells.push(Cell { workers, batch_rows, logic, executor, crash });
+            for &logic in LOGIC.iter().filter(|&&l| *has_components || l == LogicKind::Wasm) {
+                for &(executor, crash, backend) in EXECUTORS {
+                    cells.push(Cell { workers, batch_rows, logic, executor, crash, backend });
                 }
             }
         }
     }
-    cells.retain(|cell| directives.admit(cell));
+    cells.retain(|cell| directives.admit(cell) && (*has_state || cell.backend == Backend::Heap));
     cells
 }
 
@@ -102,6 +109,9 @@ impl fmt::Display for Cell {
             Executor::Runtime => write!(f, "runtime"),
             Executor::Driver { seed } => write!(f, "driver with seed {seed}"),
         }?;
+        if self.backend == Backend::RocksDb {
+            write!(f, ", rocksdb")?;
+        }
         match self.crash {
             Crash::Never => Ok(()),
             Crash::Restore { workers } => write!(f, ", crashes and goes on with workers {workers}"),
@@ -167,7 +177,7 @@ impl Planned {
     fn new(path: &Path) -> Result<Self, String> {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let case = Case::read(path)?;
-        let cells = cells(&case.directives, case.has_components);
+        let cells = cells(&case);
         if cells.is_empty() {
             return Err("its directives leave no cell".into());
         }

@@ -13,7 +13,7 @@ use tidemill::catalog::Builtins;
 use tidemill_control::{Catalog, load};
 use tidemill_engine::driver::Driver;
 use tidemill_model::config::Formats;
-use tidemill_model::plan::{NodeKind, Plan};
+use tidemill_model::plan::{NodeKind, Plan, StateOptions};
 use tidemill_model::schema::type_name;
 use tidemill_model::source::{Polled, Position, ReadBudget};
 use tidemill_model::{Fault, limits};
@@ -27,6 +27,8 @@ use super::{Cell, Crash, Executor, crash};
 /// Where cases run: the built-in parts, shared, so that a component is compiled once.
 pub struct Lab {
     builtins: Builtins,
+    /// Where state on disk lives.
+    states: TempDir,
 }
 
 impl Lab {
@@ -43,13 +45,16 @@ impl Lab {
         let mut fresh = tempfile::NamedTempFile::new_in(&out).expect("a file for the component");
         fresh.write_all(&component).expect("the component can be written");
         fresh.persist(out.join("case-operators.wasm")).expect("the component gets its name");
-        Self { builtins: Builtins::new().expect("wasmtime starts") }
+        Self { builtins: Builtins::new().expect("wasmtime starts"), states: scratch() }
     }
 
     /// Runs a case; what it wrote, or the text of its error.
     pub fn run(&self, case: &Case, cell: &Cell) -> Outcome {
         let scratch = scratch();
-        let catalog = CaseCatalog { builtins: &self.builtins, logic: cell.logic, scratch: scratch.path().to_owned() };
+        let directory = Some(self.states.path().display().to_string());
+        let state = StateOptions { backend: cell.backend, directory, ..StateOptions::default() };
+        let (builtins, logic) = (&self.builtins, cell.logic);
+        let catalog = CaseCatalog { builtins, logic, scratch: scratch.path().to_owned(), state };
         let mut plan = match load(&case.dir.join("pipeline.yaml"), &catalog) {
             Ok(loaded) => loaded.plan,
             Err(errors) => return Outcome::Error(errors.render(false)),

@@ -13,7 +13,7 @@ use arrow::array::{ArrayRef, BooleanArray, RecordBatch};
 use arrow::buffer::{BooleanBuffer, Buffer, ScalarBuffer};
 use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
 use tidemill_model::Fault;
-use tidemill_model::component::{Descriptor, LogicKind, Port, StateDescriptor};
+use tidemill_model::component::{Descriptor, LogicKind, Port, StateDescriptor, StateKind, Ttl};
 use tidemill_model::logic::{
     Effects, KeyedIn, Logic, LogicError, LogicFactory, OpenContext, RowError, RowsIn, RowsOut, StateUpdate, TimeDomain,
     TimerChange, TimersIn,
@@ -234,8 +234,10 @@ fn descriptor(d: &sdk::Descriptor) -> Descriptor {
     let state = |s: &sdk::StateDescriptor| StateDescriptor {
         name: s.name.clone(),
         field: field(&s.value),
+        kind: StateKind::Value,
         codec: s.codec.clone(),
         version: s.version,
+        ttl: (s.ttl > 0).then_some(Ttl { ms: s.ttl, on_read: s.ttl_on_read }),
     };
     Descriptor {
         name: d.name.clone(),

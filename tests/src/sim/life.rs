@@ -44,7 +44,7 @@ impl Life {
         let from = manifest.as_ref().map_or_else(|| "the beginning".to_owned(), describe);
         world.note(format!("  generation {}, {workers} workers, {backend:?}, from {from}", durability.generation));
         let from = manifest.map(|manifest| durable.start_from(manifest, &[]));
-        let options = StartOptions { workers, durability: Some(durability), from, phases: None };
+        let options = StartOptions { workers, durability: Some(durability), from, ..StartOptions::default() };
         let stepped = Stepped::begin(plan.clone(), options)?;
         let mut driver = drive(&plan, workers, seed, &stepped, world.now_ms())?;
         if let Some((node, times)) = &shape.slow {
@@ -118,8 +118,12 @@ pub fn undisturbed(
             let durable = Durable::over(world.objects.clone(), &plan, world.folder());
             durable.store.verify(manifest)?;
             let start = durable.start_from(manifest.clone(), &[]);
-            let options =
-                StartOptions { workers, durability: Some(durable.idle(&plan)), from: Some(start), phases: None };
+            let options = StartOptions {
+                workers,
+                durability: Some(durable.idle(&plan)),
+                from: Some(start),
+                ..StartOptions::default()
+            };
             drive(&plan, workers, seed, &Stepped::begin(plan.clone(), options)?, world.now_ms())?
         }
     };

@@ -172,6 +172,7 @@ pub struct StateDescriptor {
     pub codec: String,
     pub version: u32,
     pub ttl: u64,
+    pub ttl_on_read: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -12,7 +12,8 @@ use crate::native::{Column, Field, OpError, StateDescriptor, StateUpdate};
 ///
 /// A field `orders: Value<i64>` is the state `orders`. `bool`, numbers, `String` and `Vec<u8>` cross as columns of
 /// their type; any other owned serde type as postcard. `#[state(...)]` on the field sets `name`, `version`,
-/// `ttl` (such as `"12h"`), and how older versions are read: `migrate(1 = function)`.
+/// `ttl` (such as `"12h"`, counted from the last write, or with `ttl_on_read` from the last row or timer of the key), and
+/// how older versions are read: `migrate(1 = function)`.
 pub struct Value<T> {
     name: &'static str,
     store: Store,
@@ -118,10 +119,10 @@ impl<T: StateValue> Value<T> {
         Self { name, store, key: 0, touched: false, undo, fault, value: PhantomData }
     }
 
-    pub fn describe(name: &str, version: u32, ttl: u64) -> StateDescriptor {
+    pub fn describe(name: &str, version: u32, (ttl, ttl_on_read): (u64, bool)) -> StateDescriptor {
         let shape = shape::<T>();
         let value = Field { name: name.to_owned(), type_name: shape.type_name.into(), nullable: true, children: 0 };
-        StateDescriptor { name: name.to_owned(), value, codec: shape.codec.into(), version, ttl }
+        StateDescriptor { name: name.to_owned(), value, codec: shape.codec.into(), version, ttl, ttl_on_read }
     }
 
     pub fn load(&mut self, column: Column, keys: usize) -> Result<(), OpError> {

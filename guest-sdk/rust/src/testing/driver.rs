@@ -157,9 +157,10 @@ impl<O: Operator> TestDriver<O> {
         self.fire(advanced);
     }
 
-    /// Processing time moves on. Due timers fire.
+    /// Processing time moves on. Due timers fire, and values with a time to live expire.
     pub fn processing_time(&mut self, ms: i64) {
         self.now.processing = self.now.processing.max(ms);
+        self.store.expire(self.now.processing);
         self.fire(false);
     }
 
@@ -204,7 +205,7 @@ impl<O: Operator> TestDriver<O> {
         let Some(state) = self.store.state(name) else { panic!("there is no state `{name}`") };
         let descriptor = self.store.descriptor(state);
         assert_eq!(
-            Value::<T>::describe(name, descriptor.version, descriptor.ttl).value,
+            Value::<T>::describe(name, descriptor.version, (0, false)).value,
             descriptor.value,
             "state `{name}` has another type"
         );
@@ -312,7 +313,7 @@ impl<O: Operator> TestDriver<O> {
         let key_of = |row: usize| positions.iter().map(|&p| cells[p][row].clone()).collect();
         let distinct = Distinct::of((0..batch.rows as usize).map(key_of));
         let key_columns = self.key_columns(&distinct.keys);
-        let keys = self.store.load(&distinct.keys, &key_columns);
+        let keys = self.store.load(&distinct.keys, &key_columns, self.now.processing);
         let call = keyed_batch(pushed.input, batch, &distinct, keys, self.now);
         let effects = or_panic(self.instance().process_keyed(call));
         self.apply(effects, &distinct.keys, Some(self.pushed))
@@ -349,7 +350,7 @@ impl<O: Operator> TestDriver<O> {
         let distinct = Distinct::of(due.iter().map(|(_, key)| key.clone()));
         let times: Vec<u8> = due.iter().flat_map(|(time, _)| time.to_le_bytes()).collect();
         let key_columns = self.key_columns(&distinct.keys);
-        let keys = self.store.load(&distinct.keys, &key_columns);
+        let keys = self.store.load(&distinct.keys, &key_columns, self.now.processing);
         let call = DueTimers { domain, key_index: &distinct.index, times: &times, keys, now: self.now };
         let effects = or_panic(self.instance().on_timers(call));
         let outputs = self.apply(effects, &distinct.keys, None);
@@ -360,7 +361,7 @@ impl<O: Operator> TestDriver<O> {
 
     /// Takes effects over. `first_row` is the number of the call's first row among all.
     fn apply(&mut self, effects: Effects, keys: &[Vec<Cell>], first_row: Option<usize>) -> Vec<Output> {
-        or_panic(self.store.apply(keys, &effects.updates, &effects.timers));
+        or_panic(self.store.apply(keys, &effects.updates, &effects.timers, self.now.processing));
         let failure = |e: crate::native::RowError| RowFailure {
             row: first_row.map(|first| first + e.row as usize),
             message: e.message,

@@ -12,6 +12,8 @@ type Key = Vec<Cell>;
 pub struct KeyedStore {
     descriptors: Vec<StateDescriptor>,
     values: BTreeMap<Key, Vec<Cell>>,
+    /// Of states with a time to live: when the value of a key was last written, ms.
+    written: BTreeMap<(usize, Key), i64>,
     timers: BTreeSet<(Domain, i64, Key)>,
 }
 
@@ -40,7 +42,7 @@ impl Distinct {
 
 impl KeyedStore {
     pub fn new(descriptors: Vec<StateDescriptor>) -> Self {
-        Self { descriptors, values: BTreeMap::new(), timers: BTreeSet::new() }
+        Self { descriptors, values: BTreeMap::new(), written: BTreeMap::new(), timers: BTreeSet::new() }
     }
 
     pub fn state(&self, name: &str) -> Option<usize> {
@@ -63,8 +65,40 @@ impl KeyedStore {
         self.timers.iter()
     }
 
-    /// The keys as they cross, with their states.
-    pub fn load<'a>(&self, keys: &[Key], columns: &'a [Column]) -> Keys<'a> {
+    /// Forgets values whose time is over at `now` (ms).
+    pub fn expire(&mut self, now: i64) {
+        let expired = |state: usize, written: i64| now.saturating_sub(written) as u64 >= self.descriptors[state].ttl;
+        for ((state, key), _) in self.written.extract_if(.., |(state, _), written| expired(*state, *written)) {
+            if let Some(values) = self.values.get_mut(&key) {
+                values[state] = Cell::Null;
+            }
+        }
+        self.forget();
+    }
+
+    /// Keys without values are not held.
+    fn forget(&mut self) {
+        self.values.retain(|_, values| values.iter().any(|v| *v != Cell::Null));
+    }
+
+    /// The values of these keys are written, or read, now.
+    fn touch(&mut self, state: usize, keys: &[Key], now: i64) {
+        for key in keys {
+            match self.value(state, key) {
+                Cell::Null => self.written.remove(&(state, key.clone())),
+                _ => self.written.insert((state, key.clone()), now),
+            };
+        }
+    }
+
+    /// The keys as they cross at `now` (ms), with their states.
+    pub fn load<'a>(&mut self, keys: &[Key], columns: &'a [Column], now: i64) -> Keys<'a> {
+        self.expire(now);
+        for state in 0..self.descriptors.len() {
+            if self.descriptors[state].ttl_on_read {
+                self.touch(state, keys, now);
+            }
+        }
         let column = |state: usize| {
             let cells: Vec<Cell> = keys.iter().map(|key| self.value(state, key)).collect();
             columns::encode(&self.descriptors[state].value, &cells)
@@ -84,11 +118,18 @@ impl KeyedStore {
         due
     }
 
-    pub fn apply(&mut self, keys: &[Key], updates: &[StateUpdate], timers: &[TimerChanges]) -> Result<(), OpError> {
+    /// Takes over what a call at `now` (ms) has changed.
+    pub fn apply(
+        &mut self,
+        keys: &[Key],
+        updates: &[StateUpdate],
+        timers: &[TimerChanges],
+        now: i64,
+    ) -> Result<(), OpError> {
         for update in updates {
-            self.update(keys, update)?;
+            self.update(keys, update, now)?;
         }
-        self.values.retain(|_, values| values.iter().any(|v| *v != Cell::Null));
+        self.forget();
         for changes in timers {
             let (indices, times) = (changes.key_index.as_chunks::<4>().0, changes.times.as_chunks::<8>().0);
             for (i, (index, time)) in indices.iter().zip(times).enumerate() {
@@ -103,7 +144,7 @@ impl KeyedStore {
         Ok(())
     }
 
-    fn update(&mut self, keys: &[Key], update: &StateUpdate) -> Result<(), OpError> {
+    fn update(&mut self, keys: &[Key], update: &StateUpdate, now: i64) -> Result<(), OpError> {
         let state = update.state as usize;
         let concerned: Vec<usize> = match update.key_index.as_chunks::<4>().0 {
             [] => (0..keys.len()).collect(),
@@ -114,6 +155,9 @@ impl KeyedStore {
         for (key, cell) in concerned.into_iter().zip(cells.into_iter().flatten()) {
             let empty = || vec![Cell::Null; self.descriptors.len()];
             self.values.entry(keys[key].clone()).or_insert_with(empty)[state] = cell;
+            if self.descriptors[state].ttl > 0 {
+                self.touch(state, &keys[key..=key], now);
+            }
         }
         Ok(())
     }

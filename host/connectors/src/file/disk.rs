@@ -26,8 +26,8 @@ pub(super) struct InputFile {
 }
 
 impl InputFile {
-    pub(super) fn open(path: &Path, count: ByteCount) -> io::Result<Self> {
-        Ok(Self { file: Arc::new(File::open(path)?), count })
+    pub(super) fn new(file: File, count: ByteCount) -> Self {
+        Self { file: Arc::new(file), count }
     }
 
     /// The same open file, whatever its name has become.

@@ -1,10 +1,11 @@
-//! `file`: files of the formats that are built in, on the local file system.
+//! `file`: files of the formats that are built in, on the local file system or in buckets on S3.
 
 mod bucket;
 mod disk;
 mod identity;
 mod listing;
 mod part;
+mod remote;
 mod run;
 mod settings;
 mod sink;

@@ -14,8 +14,13 @@ use crate::columns::Columns;
 pub struct FileSourceSettings {
     /// A file, a glob (`data/*.csv`, `data/**/*.parquet`) or a directory, which is read with all below it.
     /// Relative to the pipeline file. Files and directories whose names begin with `.` or `_` are passed over
-    /// unless they are named literally. `.gz` and `.zst` files of text formats are decompressed.
+    /// unless they are named literally. `.gz` and `.zst` files of text formats are decompressed. `s3://BUCKET/...`: objects, with
+    /// the same globs; each is fetched to this machine when its turn comes.
     pub path: String,
+    /// Of a server that speaks S3; by default what the environment says, or AWS.
+    pub endpoint: Option<String>,
+    /// Of the bucket; by default what the environment says.
+    pub region: Option<String>,
     /// `csv`, `ndjson` or `parquet`. By default what the ending of `path` says.
     pub format: Option<String>,
     /// Settings of the format.
@@ -33,8 +38,13 @@ pub struct FileSourceSettings {
 #[serde(deny_unknown_fields)]
 pub struct FileSinkSettings {
     /// The directory that `part-WORKER-NUMBER.ENDING` files are written to; made if it is missing. Relative to the
-    /// pipeline file. Files that are there already are kept. A file is hidden until it is complete.
+    /// pipeline file. Files that are there already are kept. A file is hidden until it is complete. `s3://BUCKET/FOLDER`: objects,
+    /// which appear when their upload is completed.
     pub path: String,
+    /// Of a server that speaks S3; by default what the environment says, or AWS.
+    pub endpoint: Option<String>,
+    /// Of the bucket; by default what the environment says.
+    pub region: Option<String>,
     /// `csv`, `ndjson` or `parquet`.
     pub format: String,
     /// Settings of the format.

@@ -4,25 +4,38 @@
 //! commit any more are removed when the job starts the next time.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use arrow::datatypes::SchemaRef;
 use serde_json::Value;
 use tidemill_model::config::{ConfigContext, read};
+use tidemill_model::remote::RemotePlace;
 use tidemill_model::sink::{Committable, Sink, SinkWriter};
 use tidemill_model::{ConfigError, Fault};
 
 use super::bucket::{Bucketing, Buckets};
 use super::part::{Part, Shown, show_all};
+use super::remote::{self, RemoteSink, SharedRemoteSink};
 use super::run::Run;
 use super::settings::{self, BucketSettings, FileSinkSettings, MissingFiles};
 use super::time_pattern::TimePattern;
 use super::writer::{PartWriter, Rolling, Target};
 
-const OWN: &[&str] =
-    &["path", "format", "options", "roll_rows", "roll_bytes", "roll_interval", "bucket", "open_files", "missing_files"];
+const OWN: &[&str] = &[
+    "path",
+    "format",
+    "options",
+    "roll_rows",
+    "roll_bytes",
+    "roll_interval",
+    "bucket",
+    "open_files",
+    "missing_files",
+    "endpoint",
+    "region",
+];
 /// Files that a writer has open at once, if nothing else is said: of a process's 1024, a dozen writers take most.
 const OPEN_FILES: usize = 64;
 
@@ -47,20 +60,33 @@ fn build(settings: &Value, context: &ConfigContext, clock: fn() -> Instant) -> R
     if own.open_files == Some(0) {
         return Err(ConfigError::new(&["open_files"], "at least one file must be open"));
     }
-    let directory = context.base.join(&own.path);
+    let place = RemotePlace { endpoint: own.endpoint, region: own.region };
+    let is_remote = remote::is_remote(&own.path);
+    if !is_remote && place != RemotePlace::default() {
+        let key = if place.endpoint.is_some() { "endpoint" } else { "region" };
+        return Err(ConfigError::new(&[key], format!("`{key}` is for paths that begin with s3://")));
+    }
+    let directory = if is_remote { remote::spool(&own.path) } else { context.base.join(&own.path) };
     let rolling = Rolling {
         rows: own.roll_rows.unwrap_or(u64::MAX),
         bytes: own.roll_bytes.map_or(u64::MAX, |b| b.0),
         age: if age_ms == u64::MAX { Duration::MAX } else { Duration::from_millis(age_ms) },
     };
     let open_files = own.open_files.unwrap_or(OPEN_FILES);
-    let target = Target { run: Run::new(&directory), directory, format, rolling, open_files, clock };
-    Ok(Arc::new(FileSink {
+    let target = Target { run: Run::new(&directory), directory: directory.clone(), format, rolling, open_files, clock };
+    let local = FileSink {
         target: Arc::new(target),
         bucketing: own.bucket.map(bucketing).transpose()?,
         missing_files: own.missing_files,
         first_number: AtomicU64::new(0),
-    }))
+    };
+    if !is_remote {
+        return Ok(Arc::new(local));
+    }
+    let (bucket, folder) = remote::take_apart(&own.path)?;
+    let folder = remote::open(context, bucket, folder, &place)?;
+    let (missing_files, state) = (own.missing_files, Mutex::default());
+    Ok(Arc::new(SharedRemoteSink(Arc::new(RemoteSink { folder, local, spool: directory, missing_files, state }))))
 }
 
 fn bucketing(settings: BucketSettings) -> Result<Bucketing, ConfigError> {
@@ -76,7 +102,7 @@ fn bucketing(settings: BucketSettings) -> Result<Bucketing, ConfigError> {
     Ok(Bucketing { time: time.map(parse).transpose()?, columns, keep_columns })
 }
 
-struct FileSink {
+pub(super) struct FileSink {
     target: Arc<Target>,
     bucketing: Option<Bucketing>,
     missing_files: MissingFiles,
@@ -184,7 +210,7 @@ mod tests {
     #[test]
     fn files_roll_by_their_age() {
         let folder = tempfile::tempdir().unwrap();
-        let context = ConfigContext { base: folder.path().to_owned(), formats: Arc::new(tidemill_formats::BuiltIn) };
+        let context = ConfigContext::new(folder.path(), Arc::new(tidemill_formats::BuiltIn));
         let settings = json!({"path": "", "format": "csv", "header": false, "roll_interval": "15m"});
         let sink = build(&settings, &context, clock).unwrap();
         let rows = |id: i64| {

@@ -10,15 +10,17 @@ use arrow::datatypes::SchemaRef;
 use serde_json::Value;
 use tidemill_model::config::{ConfigContext, read};
 use tidemill_model::format::{Compression, FormatRef, RowReader, Section};
+use tidemill_model::remote::RemotePlace;
 use tidemill_model::source::{Polled, Position, ReadBudget, Source, Split, SplitReader};
 use tidemill_model::{Batch, ConfigError, Fault, FaultKind};
 
 use super::disk::{ByteCount, InputFile};
 use super::identity::{FilePosition, Identity, length, sample};
 use super::listing::Pattern;
+use super::remote;
 use super::settings::{self, FileSourceSettings};
 
-const OWN: &[&str] = &["path", "format", "options", "columns", "split_size"];
+const OWN: &[&str] = &["path", "format", "options", "columns", "split_size", "endpoint", "region"];
 /// Smaller splits would cost more to open than to read.
 const SPLIT_BYTES_MIN: u64 = 4096;
 /// Rows of the first read, which shows how large rows are.
@@ -33,7 +35,12 @@ pub fn source(settings: &Value, context: &ConfigContext) -> Result<Arc<dyn Sourc
         None => settings::format_by_ending(&own.path, context)?,
     };
     let format = settings::format(&format_name, beside, own.options.as_ref(), OWN, context)?;
-    let pattern = Pattern::new(&own.path, &context.base);
+    let place = RemotePlace { endpoint: own.endpoint, region: own.region };
+    if !remote::is_remote(&own.path) && place != RemotePlace::default() {
+        let key = if place.endpoint.is_some() { "endpoint" } else { "region" };
+        return Err(ConfigError::new(&[key], format!("`{key}` is for paths that begin with s3://")));
+    }
+    let pattern = Pattern::new(&own.path, context, &place)?;
     let schema = match &own.columns {
         Some(columns) => columns.schema()?,
         None => infer(&pattern, &format).map_err(as_config)?,
@@ -50,7 +57,7 @@ fn as_config(fault: Fault) -> ConfigError {
 fn infer(pattern: &Pattern, format: &FormatRef) -> Result<SchemaRef, Fault> {
     let mut last = Fault::config("no file to tell the columns from");
     for path in pattern.files()? {
-        if std::fs::metadata(&path).is_ok_and(|about| !about.is_file()) {
+        if pattern.about(&path).is_ok_and(|(is_file, _)| !is_file) {
             let name = pattern.show(&path);
             return Err(Fault::config(format!("`{name}` can be read only once, so that its columns cannot be told"))
                 .with_help("declare its `columns:`"));
@@ -80,11 +87,15 @@ impl Source for FileSource {
     fn splits(&self, _workers: usize) -> Result<Vec<Split>, Fault> {
         let mut splits = Vec::new();
         for path in self.pattern.files()? {
-            let about = std::fs::metadata(&path).map_err(|e| open_fault(&self.pattern.show(&path), &e))?;
+            let (is_file, bytes) = self.pattern.about(&path)?;
             // A pipe or a device is read to its end.
-            let length = if about.is_file() { about.len() } else { u64::MAX };
+            let length = if is_file { bytes } else { u64::MAX };
             let name = self.pattern.show(&path).into_owned();
-            let whole = !about.is_file() || Compression::of(&name) != Compression::None || !self.format.splittable();
+            // An object would be fetched for each of its parts.
+            let whole = !is_file
+                || self.pattern.is_remote()
+                || Compression::of(&name) != Compression::None
+                || !self.format.splittable();
             match self.split_bytes.filter(|&bytes| !whole && length > bytes) {
                 None => splits.push(Part { path, start: 0, end: length }.split(name)?),
                 Some(bytes) => {
@@ -156,7 +167,7 @@ impl Part {
     }
 
     fn open(&self, pattern: &Pattern, count: ByteCount) -> Result<InputFile, Fault> {
-        InputFile::open(&self.path, count).map_err(|e| open_fault(&pattern.show(&self.path), &e))
+        Ok(InputFile::new(pattern.open(&self.path)?, count))
     }
 
     fn section(&self, pattern: &Pattern, input: InputFile) -> Section {
@@ -177,7 +188,7 @@ fn check_length(name: &str, part: &Part, file: &File) -> Result<(), Fault> {
     }
 }
 
-fn open_fault(name: &str, error: &io::Error) -> Fault {
+pub(super) fn open_fault(name: &str, error: &io::Error) -> Fault {
     let fault = Fault::io(format!("cannot open `{name}`: {error}"));
     match error.kind() {
         io::ErrorKind::NotFound => fault.with_help("the file was there when the source was listed, and is gone now"),

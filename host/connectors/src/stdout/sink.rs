@@ -179,7 +179,7 @@ mod tests {
 
     fn shown(settings: Value) -> String {
         let out = Arc::new(Mutex::new(Vec::new()));
-        let context = ConfigContext { base: ".".into(), formats: Arc::new(tidemill_formats::BuiltIn) };
+        let context = ConfigContext::new(".".as_ref(), Arc::new(tidemill_formats::BuiltIn));
         let sink = build(&settings, &context, out.clone()).unwrap();
         let rows = [batch(&[1, 20], &[Some("a"), None]), batch(&[3], &[Some("longer than before")])];
         sink.accepts(&rows[0].schema()).unwrap();
@@ -211,7 +211,7 @@ mod tests {
                 Ok(())
             }
         }
-        let context = ConfigContext { base: ".".into(), formats: Arc::new(tidemill_formats::BuiltIn) };
+        let context = ConfigContext::new(".".as_ref(), Arc::new(tidemill_formats::BuiltIn));
         let sink = build(&json!({}), &context, Arc::new(Mutex::new(Closed))).unwrap();
         let rows = batch(&[1], &[None]);
         let fault = sink.open(0, 1, rows.schema()).unwrap().write(&rows).unwrap_err();

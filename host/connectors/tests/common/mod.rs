@@ -15,7 +15,7 @@ use tidemill_model::source::{Polled, Position, ReadBudget, Source, Split};
 use tidemill_model::{ConfigError, DeadRow, Fault};
 
 pub fn context(base: &Path) -> ConfigContext {
-    ConfigContext { base: base.to_owned(), formats: Arc::new(BuiltIn) }
+    ConfigContext::new(base, Arc::new(BuiltIn))
 }
 
 pub fn source(kind: &str, settings: Value, base: &Path) -> Arc<dyn Source> {

@@ -223,7 +223,8 @@ impl Keyed {
                 .with_help("use the component that wrote it, or a newer one"));
             }
             if stored.version < state.version {
-                earlier.push(stored);
+                // How long its values live the present version says.
+                earlier.push(StateDescriptor { ttl: state.ttl, ..stored });
             }
         }
         Ok(earlier)
@@ -297,6 +298,7 @@ impl Operator for Keyed {
     fn on_time(&mut self, now: Now, out: &mut dyn Collector) -> Result<Progress, Fault> {
         self.advanced = now.watermark > self.now.watermark;
         self.now = now;
+        self.state.set_now(now.processing_ms)?;
         self.firing = true;
         // What the trial has not touched it need not put back.
         if !self.migration.is_done() && self.trial.is_none() {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch};
-use arrow::datatypes::{DataType, Field, Int64Type, SchemaRef};
+use arrow::datatypes::{DataType, Int64Type, SchemaRef};
 use tidemill_model::Fault;
 use tidemill_model::component::{Descriptor, LogicKind, Port, StateDescriptor};
 use tidemill_model::logic::{
@@ -85,8 +85,7 @@ pub fn port(name: &str, schema: &SchemaRef, carry: bool) -> Port {
 }
 
 pub fn state(name: &str, data_type: DataType) -> StateDescriptor {
-    let field = Field::new(name, data_type, true);
-    StateDescriptor { name: name.into(), field, codec: String::new(), version: 1 }
+    StateDescriptor::value(name, data_type)
 }
 
 pub fn column(rows: &RecordBatch, name: &str) -> Int64Array {

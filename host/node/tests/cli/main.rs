@@ -1,10 +1,12 @@
 //! The program `tidemill` as its users meet it: a process, real files, signals, pipes.
 
 mod cases;
+mod cluster;
 mod components;
 mod disk;
 mod durable;
 mod interrupts;
+mod network;
 mod reports;
 mod support;
 mod upgrades;

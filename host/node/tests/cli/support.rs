@@ -145,6 +145,16 @@ impl Running {
         self.stderr.next().expect("another line")
     }
 
+    /// The next line on standard error that begins so.
+    pub fn note_of(&mut self, beginning: &str) -> String {
+        loop {
+            let line = self.note();
+            if line.starts_with(beginning) {
+                return line;
+            }
+        }
+    }
+
     /// Sends a signal (`INT`) to the process.
     pub fn signal(&self, name: &str) {
         kill(name, &self.child.id().to_string());
@@ -159,7 +169,17 @@ impl Running {
             panic!("hangs; stdout:\n{}\nstderr:\n{}", self.stdout.heard, self.stderr.heard);
         }
         let status = self.child.wait().unwrap();
-        Ended { status, stdout: self.stdout.heard, stderr: self.stderr.heard }
+        Ended { status, stdout: std::mem::take(&mut self.stdout.heard), stderr: std::mem::take(&mut self.stderr.heard) }
+    }
+}
+
+impl Drop for Running {
+    /// A test that has failed leaves no process behind.
+    fn drop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(None)) {
+            kill("KILL", &format!("-{}", self.child.id()));
+            let _ = self.child.wait();
+        }
     }
 }
 

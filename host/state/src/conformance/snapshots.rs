@@ -8,6 +8,7 @@ use arrow::array::{Array, ArrayRef, AsArray, BinaryArray, BooleanArray, Int64Arr
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::{DataType, Int64Type, SchemaRef};
 use tidemill_model::Fault;
+use tidemill_model::component::StateDescriptor;
 use tidemill_model::key::{groups_of, hash_key, hash_rows, key_group, worker_of};
 use tidemill_model::snapshot::{CHUNK_ROWS_MAX, Chunks, FileSet, Form, NativeFile, Restore, Snapshot, key_groups};
 use tidemill_model::state::{StateBackend, StateBackendFactory, StateContext, table_name, table_schema};
@@ -113,6 +114,46 @@ impl Restore for Stored<'_> {
         let sets = self.from.iter().map(|w| &w.files).filter(overlaps).filter(|set| !set.files.is_empty());
         Ok(sets.cloned().collect())
     }
+}
+
+/// The same at some time of the wall clock.
+struct StoredAt<'a>(Stored<'a>, i64);
+
+impl Restore for StoredAt<'_> {
+    fn groups(&self) -> Range<u32> {
+        self.0.groups()
+    }
+
+    fn now(&self) -> Now {
+        Now { processing_ms: self.1, ..Now::START }
+    }
+
+    fn tables(&self) -> Vec<(String, SchemaRef)> {
+        self.0.tables()
+    }
+
+    fn chunks(&self, table: &str) -> Result<Chunks, Fault> {
+        self.0.chunks(table)
+    }
+
+    fn files(&self) -> Result<Vec<FileSet>, Fault> {
+        self.0.files()
+    }
+}
+
+/// Freezes a backend with these states, and opens another one with other states in its place, the clock being at `now`.
+pub(super) fn move_on(
+    factory: &dyn StateBackendFactory,
+    backend: &mut dyn StateBackend,
+    form: Form,
+    states: &[StateDescriptor],
+    now: i64,
+) -> Box<dyn StateBackend> {
+    let written = [Written::read(backend.snapshot(form).expect("snapshot"), groups_of(0, 1))];
+    let place = StateContext { node: "restored", worker: 0, workers: 1, states };
+    let mut backend = factory.open(&place).expect("open");
+    backend.restore(&StoredAt(Stored { from: &written, groups: groups_of(0, 1) }, now)).expect("restore");
+    backend
 }
 
 /// A backend with states of these types, named `state0`, `state1`, ...

@@ -121,6 +121,16 @@ impl Column {
         Ok(())
     }
 
+    /// There is no value any more.
+    pub fn remove(&mut self, slot: Slot, refs: &mut Refs) {
+        self.present[slot as usize / 64] ^= 1 << (slot % 64);
+        self.count -= 1;
+        refs.down(slot);
+        if let Values::Bytes(values) = &mut self.values {
+            *values.get_mut(slot) = Vec::new();
+        }
+    }
+
     /// The column as it is now.
     pub fn freeze(&mut self) -> Self {
         let values = match &mut self.values {

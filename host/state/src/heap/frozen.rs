@@ -13,6 +13,7 @@ use tidemill_model::state::{Slot, table_name, table_schema};
 
 use super::column::Column;
 use super::keys::FrozenKeys;
+use super::ttl::FrozenTimes;
 use crate::tables;
 
 /// What the tables of a snapshot share.
@@ -28,8 +29,8 @@ impl FrozenHeap {
     }
 
     /// The table of a state with these values.
-    pub fn table(self: &Arc<Self>, state: &StateDescriptor, values: Column) -> Table {
-        let chunks = StateRows { heap: self.clone(), state: state.clone(), values, next: 0 };
+    pub fn table(self: &Arc<Self>, state: &StateDescriptor, values: Column, times: Option<FrozenTimes>) -> Table {
+        let chunks = StateRows { heap: self.clone(), state: state.clone(), values, times, next: 0 };
         Table { name: table_name(state), schema: table_schema(state), chunks: Box::new(chunks) }
     }
 
@@ -44,6 +45,7 @@ struct StateRows {
     heap: Arc<FrozenHeap>,
     state: StateDescriptor,
     values: Column,
+    times: Option<FrozenTimes>,
     /// Place in the order.
     next: usize,
 }
@@ -57,14 +59,16 @@ impl Iterator for StateRows {
         while slots.len() < CHUNK_ROWS_MAX && bytes < CHUNK_BYTES_MAX {
             let Some(&slot) = order.get(self.next) else { break };
             self.next += 1;
-            if self.values.is_present(slot) {
+            let gone = self.times.as_ref().is_some_and(|times| times.is_expired(slot));
+            if self.values.is_present(slot) && !gone {
                 bytes += self.heap.keys.key(slot).len() + self.values.bytes_of(slot);
                 slots.push(slot);
             }
         }
         (!slots.is_empty()).then(|| {
             let keys = BinaryArray::from_iter_values(slots.iter().map(|&slot| self.heap.keys.key(slot)));
-            tables::chunk(&self.state, keys, self.values.gather(&slots, true)?)
+            let written = self.times.as_ref().map(|times| slots.iter().map(|&slot| times.written(slot)).collect());
+            tables::chunk(&self.state, keys, self.values.gather(&slots, true)?, written)
         })
     }
 }

@@ -42,6 +42,8 @@ pub(crate) struct KeyTable {
     /// Slots of all other keys.
     others: HashTable<Entry>,
     slots: Slots,
+    /// Keys that are about to come together.
+    expected: usize,
 }
 
 /// What is known of each slot.
@@ -77,8 +79,14 @@ impl KeyTable {
         }
     }
 
+    /// About so many keys are going to be there soon.
+    pub fn expect(&mut self, keys: usize) {
+        self.expected = keys;
+    }
+
     /// The slots of int64 keys, by their values.
     pub fn slots_of_i64(&mut self, keys: &[i64], slots: &mut Vec<Slot>) -> Result<(), Fault> {
+        self.ints.reserve(std::mem::take(&mut self.expected));
         let add = |key| self.slots.add(&encode_i64(key), 0);
         self.ints.get_or_insert_all(keys.iter().copied(), add, |slot| slots.push(slot))
     }

@@ -9,6 +9,7 @@ mod frozen;
 pub(crate) mod keys;
 mod pages;
 mod refs;
+mod ttl;
 
 use std::sync::Arc;
 
@@ -18,14 +19,16 @@ use tidemill_model::Fault;
 use tidemill_model::component::StateDescriptor;
 use tidemill_model::key::{decode_i64, hash_key};
 use tidemill_model::snapshot::{Form, Restore, Snapshot};
-use tidemill_model::state::{Slot, StateBackend, StateBackendFactory, StateContext};
+use tidemill_model::state::{Slot, StateBackend, StateBackendFactory, StateContext, table_name};
 
-use crate::tables;
+use crate::clock::{Clock, UNKNOWN};
+use crate::tables::{self, Restorable};
 
 use column::Column;
 use frozen::FrozenHeap;
 use keys::KeyTable;
 use refs::Refs;
+use ttl::Times;
 
 /// State in hash maps, lost when the process ends.
 #[derive(Clone, Copy, Debug, Default)]
@@ -34,8 +37,10 @@ pub struct HeapFactory;
 impl StateBackendFactory for HeapFactory {
     fn open(&self, context: &StateContext) -> Result<Box<dyn StateBackend>, Fault> {
         let states = context.states.to_vec();
-        let columns: Result<Vec<Column>, Fault> = states.iter().map(Column::new).collect();
-        Ok(Box::new(Heap { states, keys: KeyTable::default(), columns: columns?, refs: Refs::default() }))
+        let columns = states.iter().map(Column::new).collect::<Result<_, _>>()?;
+        let times = states.iter().map(|state| state.ttl.map(Times::new)).collect();
+        let (keys, refs, clock) = Default::default();
+        Ok(Box::new(Heap { states, keys, columns, times, refs, clock, hand: 0 }))
     }
 }
 
@@ -43,8 +48,19 @@ struct Heap {
     states: Vec<StateDescriptor>,
     keys: KeyTable,
     columns: Vec<Column>,
+    /// By state; none: its values stay.
+    times: Vec<Option<Times>>,
     refs: Refs,
+    clock: Clock,
+    /// The slot that the sweep looks at next.
+    hand: Slot,
 }
+
+/// Keys for which room is made because a snapshot says that they come.
+const EXPECTED_MAX: u64 = 1 << 28;
+
+/// Slots that one sweep looks at: with a sweep per tick a million keys take 10 s, and a sweep some microseconds.
+const SWEEP_SLOTS: u32 = 1024;
 
 impl Heap {
     /// Makes room for what `resolve` has added to the `before` keys.
@@ -54,7 +70,24 @@ impl Heap {
         if slots > self.refs.slots() {
             self.refs.grow(slots);
             self.columns.iter_mut().for_each(|c| c.grow(slots));
+            self.times.iter_mut().flatten().for_each(|t| t.grow(slots));
         }
+    }
+
+    /// Removes what has expired and nobody has asked for.
+    fn sweep(&mut self) {
+        let slots = self.refs.slots() as Slot;
+        if self.hand >= slots {
+            self.hand = 0;
+        }
+        let swept = self.hand..slots.min(self.hand.saturating_add(SWEEP_SLOTS));
+        self.hand = swept.end;
+        for (column, times) in self.columns.iter_mut().zip(&mut self.times) {
+            if let Some(times) = times {
+                times.expire(swept.clone(), column, &mut self.refs, &self.clock);
+            }
+        }
+        self.release(&swept.collect::<Vec<_>>());
     }
 }
 
@@ -85,14 +118,21 @@ impl StateBackend for Heap {
     }
 
     fn gather(&mut self, state: usize, slots: &[Slot]) -> Result<ArrayRef, Fault> {
-        let column = &self.columns[state];
+        let column = &mut self.columns[state];
+        if let Some(times) = &mut self.times[state] {
+            times.read(slots, column, &mut self.refs, &self.clock);
+        }
         column.gather(slots, column.is_full(self.keys.len()))
     }
 
     fn scatter(&mut self, state: usize, slots: &[Slot], values: &ArrayRef) -> Result<(), Fault> {
         let column = &mut self.columns[state];
         let full = column.is_full(self.keys.len());
-        column.scatter(slots, values, &mut self.refs, full)
+        column.scatter(slots, values, &mut self.refs, full)?;
+        if let Some(times) = &mut self.times[state] {
+            times.write(slots, &self.clock);
+        }
+        Ok(())
     }
 
     fn pin(&mut self, slot: Slot) {
@@ -112,6 +152,14 @@ impl StateBackend for Heap {
                 self.refs.died();
             }
         }
+    }
+
+    fn set_now(&mut self, processing_ms: i64) -> Result<(), Fault> {
+        self.clock.set(processing_ms);
+        if self.times.iter().any(Option::is_some) {
+            self.sweep();
+        }
+        Ok(())
     }
 
     fn keys(&self) -> usize {
@@ -135,19 +183,25 @@ impl StateBackend for Heap {
     }
 
     fn redescribe(&mut self, states: &[StateDescriptor]) -> Result<(), Fault> {
-        let mut before: Vec<Option<Column>> = std::mem::take(&mut self.columns).into_iter().map(Some).collect();
-        let mut column = |state: &StateDescriptor| {
+        let before = std::mem::take(&mut self.columns).into_iter().zip(std::mem::take(&mut self.times));
+        let mut before: Vec<Option<(Column, Option<Times>)>> = before.map(Some).collect();
+        let slots = self.refs.slots();
+        for state in states {
             let same = self.states.iter().position(|s| s.name == state.name && s.version == state.version);
-            if let Some(column) = same.and_then(|index| before[index].take()) {
-                return Ok(column);
-            }
-            let mut column = Column::new(state)?;
-            column.grow(self.refs.slots());
-            Ok(column)
-        };
-        self.columns = states.iter().map(&mut column).collect::<Result<_, Fault>>()?;
+            let (column, times) = match same.and_then(|index| before[index].take()) {
+                Some(kept) => kept,
+                None => {
+                    let mut column = Column::new(state)?;
+                    column.grow(slots);
+                    (column, None)
+                }
+            };
+            let times = state.ttl.map(|ttl| Times::renewed(ttl, times, &column, slots, &self.clock));
+            self.columns.push(column);
+            self.times.push(times);
+        }
         self.states = states.to_vec();
-        for column in before.into_iter().flatten() {
+        for (column, _) in before.into_iter().flatten() {
             let slots: Vec<Slot> = column.present_slots(0).collect();
             slots.iter().for_each(|&slot| self.refs.down(slot));
             self.release(&slots);
@@ -166,13 +220,30 @@ impl StateBackend for Heap {
 
     fn snapshot(&mut self, _form: Form) -> Result<Snapshot, Fault> {
         let keys = Arc::new(FrozenHeap::new(self.keys.freeze()));
-        let columns = self.states.iter().zip(&mut self.columns);
-        let tables = columns.map(|(state, column)| keys.table(state, column.freeze())).collect();
+        let clock = &self.clock;
+        let columns = self.states.iter().zip(&mut self.columns).zip(&mut self.times);
+        let table = |((state, column), times): ((&StateDescriptor, &mut Column), &mut Option<Times>)| {
+            keys.table(state, column.freeze(), times.as_mut().map(|times| times.freeze(clock)))
+        };
+        let tables = columns.map(table).collect();
         Ok(Snapshot { states: self.states.clone(), tables, files: None })
     }
 
     fn restore(&mut self, from: &dyn Restore) -> Result<(), Fault> {
         let states = self.states.clone();
+        let rows = states.iter().map(|state| from.rows(&table_name(state))).max().unwrap_or(0);
+        // Some more, since groups are not all alike; and not more than memory for a promise.
+        self.keys.expect((rows + rows / 16).min(EXPECTED_MAX) as usize);
+        self.clock.resume(from.now().processing_ms);
         tables::restore(self, &states, from)
+    }
+}
+
+impl Restorable for Heap {
+    fn set_written(&mut self, state: usize, slots: &[Slot], written: &[Option<i64>]) -> Result<(), Fault> {
+        if let Some(times) = &mut self.times[state] {
+            slots.iter().zip(written).for_each(|(&slot, time)| times.set(slot, time.unwrap_or(UNKNOWN)));
+        }
+        Ok(())
     }
 }

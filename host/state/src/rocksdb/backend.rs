@@ -1,5 +1,7 @@
 //! The backend of one operator on one worker: cache, databases, and what moves between them.
 
+mod sweep;
+
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, BinaryArray};
@@ -18,7 +20,10 @@ use super::records::{Records, group_of, prefix, put_key};
 use super::restore::Site;
 use super::scan;
 use super::shard::Shard;
-use crate::tables;
+use super::ttl::{self, Life};
+use crate::clock::{Clock, UNKNOWN};
+use crate::tables::{self, Restorable};
+use sweep::Sweep;
 
 /// Keys that leave beyond those that must: one batch's worth.
 const EVICT_MORE: usize = 8192;
@@ -30,7 +35,13 @@ const RECORD_BYTES: usize = 24;
 
 pub(super) struct Rocks {
     node: String,
-    states: Arc<[StateDescriptor]>,
+    states: Vec<StateDescriptor>,
+    /// Of the rows: the states and what is hidden behind them.
+    columns: Arc<[StateDescriptor]>,
+    /// States with a time to live.
+    lives: Vec<Life>,
+    clock: Clock,
+    sweep: Sweep,
     home: Arc<Home>,
     memory: Arc<Memory>,
     share: Share,
@@ -56,13 +67,29 @@ struct Lookups {
 
 impl Rocks {
     pub fn open(home: Arc<Home>, memory: Arc<Memory>, context: &StateContext) -> Result<Self, Fault> {
-        let states: Arc<[StateDescriptor]> = context.states.into();
+        let states = context.states.to_vec();
+        let columns: Arc<[StateDescriptor]> = ttl::columns(&states).into();
         let node = context.node.to_owned();
-        let site = Site { home: &home, memory: &memory, node: &node, states: &states, given_up: &[] };
+        let site = Site { home: &home, memory: &memory, node: &node, states: &columns, given_up: &[] };
         let shards = vec![site.empty(groups_of(context.worker, context.workers))?];
-        let (cache, share) = (Cache::new(&states)?, memory.share());
-        let (chosen, lookups) = (Vec::new(), Lookups::default());
-        Ok(Self { node, states, home, memory, share, cache, shards, cut: None, failed: None, chosen, lookups })
+        let (cache, share, lives) = (Cache::new(&columns)?, memory.share(), ttl::lives(&states));
+        Ok(Self {
+            node,
+            states,
+            columns,
+            lives,
+            clock: Clock::default(),
+            sweep: Sweep::default(),
+            home,
+            memory,
+            share,
+            cache,
+            shards,
+            cut: None,
+            failed: None,
+            chosen: Vec::new(),
+            lookups: Lookups::default(),
+        })
     }
 
     /// Loads those of the slots that are new.
@@ -235,11 +262,18 @@ impl StateBackend for Rocks {
     }
 
     fn gather(&mut self, state: usize, slots: &[Slot]) -> Result<ArrayRef, Fault> {
+        if let Some(life) = life(&self.lives, state) {
+            life.read(&mut self.cache, slots, &self.clock);
+        }
         self.cache.rows.gather(state, slots)
     }
 
     fn scatter(&mut self, state: usize, slots: &[Slot], values: &ArrayRef) -> Result<(), Fault> {
-        self.cache.scatter(state, slots, values)
+        self.cache.scatter(state, slots, values)?;
+        if let Some(life) = life(&self.lives, state) {
+            life.write(&mut self.cache, slots, self.clock.stamp());
+        }
+        Ok(())
     }
 
     fn pin(&mut self, slot: Slot) {
@@ -259,18 +293,39 @@ impl StateBackend for Rocks {
         }
     }
 
+    fn set_now(&mut self, processing_ms: i64) -> Result<(), Fault> {
+        if self.lives.is_empty() {
+            return Ok(());
+        }
+        self.check()?;
+        if self.clock.set(processing_ms) {
+            self.shards.iter_mut().for_each(|shard| shard.set_since(processing_ms));
+        }
+        self.sweep_resident();
+        self.sweep_stored(processing_ms)?;
+        self.check()
+    }
+
     fn keys(&self) -> usize {
-        let stored: u64 = self.shards.iter().map(Shard::keys).sum();
+        let stored = self.stored();
         (stored as isize + self.cache.surplus()) as usize
     }
 
     fn redescribe(&mut self, states: &[StateDescriptor]) -> Result<(), Fault> {
         self.check()?;
-        let bare = self.cache.redescribe(&self.states, states)?;
+        let columns: Arc<[StateDescriptor]> = ttl::columns(states).into();
+        let bare = self.cache.redescribe(&self.columns, &columns)?;
         for shard in &mut self.shards {
-            shard.redescribe(states)?;
+            shard.redescribe(&columns, self.clock.stamp())?;
         }
-        self.states = states.into();
+        (self.states, self.columns, self.lives) = (states.into(), columns, ttl::lives(states));
+        self.sweep = Sweep::default();
+        // Values that had no time to live count as written now.
+        for life in &self.lives {
+            let timeless = |slot: &Slot| !self.cache.rows.has(life.times, *slot);
+            let slots: Vec<Slot> = self.cache.having(life.state, 0).filter(timeless).collect();
+            life.write(&mut self.cache, &slots, self.clock.stamp());
+        }
         self.release(&bare);
         Ok(())
     }
@@ -320,7 +375,8 @@ impl StateBackend for Rocks {
         match form {
             Form::Native => snapshot.files = Some(Box::new(move || native_files(&cut.wait()?))),
             Form::Portable => {
-                let table = |state| scan::table(&self.states, state, &cut, &self.memory);
+                let timed = |state| life(&self.lives, state).map(|life| (*life, self.clock));
+                let table = |state| scan::table(&self.columns, (state, timed(state)), &cut, &self.memory);
                 snapshot.tables = (0..self.states.len()).map(table).collect();
             }
         }
@@ -328,13 +384,14 @@ impl StateBackend for Rocks {
     }
 
     fn restore(&mut self, from: &dyn Restore) -> Result<(), Fault> {
+        self.clock.resume(from.now().processing_ms);
         let sets = from.files()?;
         if sets.iter().all(|set| set.files.is_empty()) {
             let states = self.states.clone();
             return tables::restore(self, &states, from);
         }
         let given_up = from.dropped();
-        let site = Site { home: &self.home, memory: &self.memory, node: &self.node, states: &self.states, given_up };
+        let site = Site { home: &self.home, memory: &self.memory, node: &self.node, states: &self.columns, given_up };
         self.shards = site.restore(&sets, from.groups())?;
         Ok(())
     }
@@ -369,6 +426,22 @@ impl Walk {
         place.extend_from_slice(key);
         place
     }
+}
+
+impl Restorable for Rocks {
+    fn set_written(&mut self, state: usize, slots: &[Slot], written: &[Option<i64>]) -> Result<(), Fault> {
+        if let Some(life) = life(&self.lives, state) {
+            for (slot, time) in slots.iter().zip(written) {
+                life.write(&mut self.cache, &[*slot], time.unwrap_or(UNKNOWN));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Most states have none.
+fn life(lives: &[Life], state: usize) -> Option<&Life> {
+    lives.iter().find(|life| life.state == state)
 }
 
 impl Lookups {

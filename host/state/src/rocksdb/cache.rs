@@ -112,7 +112,7 @@ impl Cache {
     }
 
     #[inline(always)]
-    fn set_dirty(&mut self, slot: Slot) {
+    pub fn set_dirty(&mut self, slot: Slot) {
         let marks = &mut self.marks[slot as usize];
         self.dirty += usize::from(*marks & DIRTY == 0);
         *marks |= DIRTY;

@@ -7,11 +7,15 @@
 //! Laws: rows of an older layout stay as they are until they are written anew; a state keeps its number as long as it is
 //! declared without a break, so what was left of a removed state never comes back under its name.
 
+use std::sync::Arc;
+
 use arrow::datatypes::DataType;
 use serde::{Deserialize, Serialize};
 use tidemill_model::Fault;
 use tidemill_model::component::StateDescriptor;
 use tidemill_model::schema::type_name;
+
+use super::ttl::timed;
 
 /// Layouts that one database can have in its life; the number is a byte of each row.
 const LAYOUTS_MAX: usize = 256;
@@ -28,6 +32,9 @@ pub(super) struct StoredState {
     pub codec: String,
     /// Bytes of a value; none: variable.
     pub width: Option<usize>,
+    /// Of times that values were written at: values without one count as written then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<i64>,
 }
 
 /// All layouts that rows of a database have, the last one in use.
@@ -56,7 +63,8 @@ impl Layouts {
             let same = |s: &StoredState| s.name == descriptor.name && s.version == descriptor.version;
             let declared = |id: &&u32| self.states.iter().any(|s| s.id == **id && same(s));
             let known = self.layouts[self.current].iter().find(declared).copied();
-            let known = known.filter(|_| !given_up.contains(&descriptor.name));
+            let owner = timed(&descriptor.name).unwrap_or(&descriptor.name);
+            let known = known.filter(|_| !given_up.iter().any(|name| name == owner));
             let id = known.unwrap_or_else(|| self.states.iter().map(|s| s.id + 1).max().unwrap_or(0));
             let state = StoredState {
                 id,
@@ -65,6 +73,7 @@ impl Layouts {
                 version: descriptor.version,
                 codec: descriptor.codec.clone(),
                 width: width(descriptor)?,
+                since: self.states.iter().find(|s| s.id == id).and_then(|s| s.since),
             };
             match self.states.iter_mut().find(|s| s.id == id) {
                 Some(stored) if stored.data_type != state.data_type => return Err(other_type(stored, &state)),
@@ -92,14 +101,37 @@ impl Layouts {
         Ok(())
     }
 
+    /// Values without a time, of states whose times are kept since now, count as written now.
+    pub fn set_since(&mut self, now: i64) {
+        let target = &self.layouts[self.current];
+        let fresh = |s: &&mut StoredState| timed(&s.name).is_some() && target.contains(&s.id) && s.since.is_none();
+        self.states.iter_mut().filter(fresh).for_each(|s| s.since = Some(now));
+    }
+
+    /// State, column of its times, and what counts as the time of a value without one.
+    fn since(&self) -> Arc<[(usize, usize, i64)]> {
+        let target = &self.layouts[self.current];
+        let state = |id: &u32| self.states.iter().find(|s| s.id == *id);
+        let place = |name: &str, version: u32| {
+            target.iter().position(|id| state(id).is_some_and(|s| s.name == name && s.version == version))
+        };
+        let since = |(times, id): (usize, &u32)| {
+            let stored = state(id)?;
+            Some((place(timed(&stored.name)?, stored.version)?, times, stored.since?))
+        };
+        target.iter().enumerate().filter_map(since).collect()
+    }
+
     /// How rows of each layout are read.
     pub fn readers(&self) -> Vec<Reader> {
         let target = &self.layouts[self.current];
+        let since = self.since();
         let place = |id: &u32| target.iter().position(|t| t == id);
         let reader = |index: usize| Reader {
             same: index == self.current,
             layout: self.layout(index),
             targets: self.layouts[index].iter().map(place).collect(),
+            since: since.clone(),
         };
         (0..self.layouts.len()).map(reader).collect()
     }
@@ -196,9 +228,20 @@ pub(super) struct Reader {
     layout: Layout,
     /// For each state of the layout its index among the current ones, if it is still there.
     targets: Vec<Option<usize>>,
+    since: Arc<[(usize, usize, i64)]>,
 }
 
 impl Reader {
+    /// State, column of its times, and what counts as the time of a value without one.
+    pub fn since_all(&self) -> &[(usize, usize, i64)] {
+        &self.since
+    }
+
+    /// The same of one column of times.
+    pub fn since(&self, times: usize) -> Option<i64> {
+        self.since.iter().find(|(_, column, _)| *column == times).map(|(_, _, since)| *since)
+    }
+
     /// Calls `value(state, bytes)` for each value of a row (without the number of its layout). `None`: it is broken.
     pub fn values<'a>(&self, row: &'a [u8], mut value: impl FnMut(usize, &'a [u8])) -> Option<()> {
         let fixed = row.get(..self.layout.stride)?;

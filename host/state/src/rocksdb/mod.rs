@@ -18,6 +18,7 @@ mod scan;
 mod shard;
 #[cfg(test)]
 mod tests;
+mod ttl;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};

@@ -262,6 +262,37 @@ impl Rows {
         self.variable_bytes += stored.capacity();
     }
 
+    /// A value of eight bytes, if there is one.
+    pub fn word(&self, state: usize, slot: Slot) -> Option<i64> {
+        let row = &self.data[slot as usize * self.layout.stride..][..self.layout.stride];
+        match self.layout.parts[state] {
+            Part::Fixed { offset, .. } if row[state / 8] >> (state % 8) & 1 == 1 => {
+                Some(Word::read(&row[offset..offset + 8]))
+            }
+            _ => None,
+        }
+    }
+
+    pub fn set_word(&mut self, state: usize, slot: Slot, value: i64) {
+        let row = &mut self.data[slot as usize * self.layout.stride..][..self.layout.stride];
+        if let Part::Fixed { offset, .. } = self.layout.parts[state] {
+            row[state / 8] |= 1 << (state % 8);
+            value.write(&mut row[offset..offset + 8]);
+        }
+    }
+
+    /// There is no value any more.
+    pub fn remove(&mut self, state: usize, slot: Slot) {
+        let row = &mut self.data[slot as usize * self.layout.stride..][..self.layout.stride];
+        match self.layout.parts[state] {
+            Part::Fixed { offset, width } => {
+                row[state / 8] &= !(1 << (state % 8));
+                row[offset..offset + width].fill(0);
+            }
+            Part::Variable(index) => self.set_variable(state, index, slot, None),
+        }
+    }
+
     pub fn has(&self, state: usize, slot: Slot) -> bool {
         self.data[slot as usize * self.layout.stride + state / 8] >> (state % 8) & 1 == 1
     }
@@ -295,7 +326,7 @@ impl Rows {
             let target = &mut self.data[slot as usize * stride..][..stride];
             return (row.len() == stride).then(|| target.copy_from_slice(row));
         }
-        reader.values(row, |state, value| match self.layout.parts[state] {
+        let read = reader.values(row, |state, value| match self.layout.parts[state] {
             Part::Variable(index) => self.set_variable(state, index, slot, Some(value)),
             Part::Fixed { offset, .. } => {
                 let target = &mut self.data[slot as usize * stride..][..stride];
@@ -303,6 +334,12 @@ impl Rows {
                 // Of the same width: a state keeps its type.
                 target[offset..offset + value.len()].copy_from_slice(value);
             }
-        })
+        });
+        for &(state, times, since) in reader.since_all() {
+            if self.has(state, slot) && !self.has(times, slot) {
+                self.set_word(times, slot, since);
+            }
+        }
+        read
     }
 }

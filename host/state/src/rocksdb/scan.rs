@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, BinaryArray, RecordBatch, UInt16Array};
+use arrow::array::{Array, ArrayRef, BinaryArray, RecordBatch, TimestampMillisecondArray, UInt16Array};
 use tidemill_model::Fault;
 use tidemill_model::component::StateDescriptor;
 use tidemill_model::snapshot::{CHUNK_ROWS_MAX, Table};
@@ -13,16 +13,24 @@ use super::layout::Reader;
 use super::memory::Memory;
 use super::rows::Rows;
 use super::shard::Database;
+use super::ttl::Life;
+use crate::clock::{Clock, UNKNOWN};
 
 /// Bytes of stored rows in a chunk: large values make it short.
 const CHUNK_BYTES: usize = 16 << 20;
 
 /// The table of a state.
-pub(super) fn table(states: &Arc<[StateDescriptor]>, state: usize, cut: &Arc<Cut>, memory: &Arc<Memory>) -> Table {
-    let (name, schema) = (table_name(&states[state]), table_schema(&states[state]));
+pub(super) fn table(
+    columns: &Arc<[StateDescriptor]>,
+    (state, life): (usize, Option<(Life, Clock)>),
+    cut: &Arc<Cut>,
+    memory: &Arc<Memory>,
+) -> Table {
+    let (name, schema) = (table_name(&columns[state]), table_schema(&columns[state]));
     let scan = Scan {
-        states: states.clone(),
+        columns: columns.clone(),
         state,
+        life,
         cut: cut.clone(),
         memory: memory.clone(),
         part: 0,
@@ -43,8 +51,11 @@ pub(super) fn has(readers: &[Reader], stored: &[u8], state: usize) -> bool {
 }
 
 struct Scan {
-    states: Arc<[StateDescriptor]>,
+    /// Of the rows: the states and what is hidden behind them.
+    columns: Arc<[StateDescriptor]>,
     state: usize,
+    /// If it has a time to live: with the clock of the snapshot.
+    life: Option<(Life, Clock)>,
     cut: Arc<Cut>,
     memory: Arc<Memory>,
     /// Which of the databases.
@@ -91,19 +102,20 @@ impl Scan {
                 self.open.insert((database, part.metadata.layouts.readers()))
             }
         };
-        let mut rows = Collected::new(&self.states, self.state)?;
+        let mut rows = Collected::new(&self.columns, self.state, self.life)?;
         let start = self.next.take().unwrap_or_default();
         self.next = database.scan(&start, |key, row| rows.add(key, row, readers))?;
         if self.next.is_none() {
             (self.part, self.next, self.open) = (self.part + 1, Some(Vec::new()), None);
         }
-        rows.finish(&self.states[self.state])
+        rows.finish(&self.columns[self.state])
     }
 }
 
 /// Rows of a chunk.
 struct Collected {
     state: usize,
+    life: Option<(Life, Clock)>,
     groups: Vec<u16>,
     keys: Vec<u8>,
     ends: Vec<usize>,
@@ -112,8 +124,9 @@ struct Collected {
 }
 
 impl Collected {
-    fn new(states: &[StateDescriptor], state: usize) -> Result<Self, Fault> {
-        Ok(Self { state, groups: Vec::new(), keys: Vec::new(), ends: Vec::new(), rows: Rows::new(states)?, bytes: 0 })
+    fn new(columns: &[StateDescriptor], state: usize, life: Option<(Life, Clock)>) -> Result<Self, Fault> {
+        let rows = Rows::new(columns)?;
+        Ok(Self { state, life, groups: Vec::new(), keys: Vec::new(), ends: Vec::new(), rows, bytes: 0 })
     }
 
     /// Whether there was room.
@@ -126,7 +139,7 @@ impl Collected {
         let broken = || Fault::data("a checkpoint of the state has a broken row");
         self.rows.decode(slot as Slot, readers, row).ok_or_else(broken)?;
         let (group, key) = key.split_first_chunk().ok_or_else(broken)?;
-        if !self.rows.has(self.state, slot as Slot) {
+        if !self.has(slot as Slot) {
             self.rows.clear(slot as Slot);
             return Ok(true);
         }
@@ -137,6 +150,12 @@ impl Collected {
         Ok(true)
     }
 
+    fn has(&self, slot: Slot) -> bool {
+        let written = self.life.and_then(|(life, clock)| Some((life, clock, self.rows.word(life.times, slot)?)));
+        let expired = written.is_some_and(|(life, clock, written)| clock.is_expired(written, life.ttl));
+        self.rows.has(self.state, slot) && !expired
+    }
+
     fn finish(self, state: &StateDescriptor) -> Result<RecordBatch, Fault> {
         let slots: Vec<Slot> = (0..self.groups.len() as Slot).collect();
         let starts = std::iter::once(0).chain(self.ends.iter().copied());
@@ -145,6 +164,11 @@ impl Collected {
         let values = self.rows.gather(self.state, &slots)?;
         debug_assert_eq!(values.null_count(), 0);
         let groups: ArrayRef = Arc::new(UInt16Array::from(self.groups));
-        Ok(RecordBatch::try_new(table_schema(state), vec![groups, keys, values])?)
+        let mut columns = vec![groups, keys, values];
+        if let Some((life, clock)) = self.life {
+            let written = |&slot: &Slot| clock.written(self.rows.word(life.times, slot).unwrap_or(UNKNOWN));
+            columns.push(Arc::new(slots.iter().map(written).collect::<TimestampMillisecondArray>()));
+        }
+        Ok(RecordBatch::try_new(table_schema(state), columns)?)
     }
 }

@@ -19,6 +19,7 @@ use super::layout::{Layouts, Reader};
 use super::memory::Memory;
 use super::options::options;
 use super::records::Records;
+use crate::clock::UNKNOWN;
 
 /// Version of the metadata and of what they describe.
 pub(super) const FORMAT: u32 = 1;
@@ -70,9 +71,12 @@ impl Shard {
         self.layouts.current as u8
     }
 
-    /// From now on rows hold these states.
-    pub fn redescribe(&mut self, states: &[StateDescriptor]) -> Result<(), Fault> {
-        self.layouts.evolve(states, &[])?;
+    /// From now on rows hold these columns. What has a time to live since now counts as written now, if anybody knows when that is.
+    pub fn redescribe(&mut self, columns: &[StateDescriptor], now: i64) -> Result<(), Fault> {
+        self.layouts.evolve(columns, &[])?;
+        if now != UNKNOWN {
+            self.layouts.set_since(now);
+        }
         self.readers = self.layouts.readers();
         Ok(())
     }
@@ -84,6 +88,12 @@ impl Shard {
         let keys = &mut self.keys[index];
         *keys = if comes { *keys + 1 } else { *keys - 1 };
         self.touched = true;
+    }
+
+    /// Values without a time, of states whose times are kept since now, count as written now.
+    pub fn set_since(&mut self, now: i64) {
+        self.layouts.set_since(now);
+        self.readers = self.layouts.readers();
     }
 
     pub fn keys(&self) -> u64 {
@@ -163,12 +173,30 @@ impl Database {
     pub fn scan(
         &self,
         start: &[u8],
-        mut row: impl FnMut(&[u8], &[u8]) -> Result<bool, Fault>,
+        row: impl FnMut(&[u8], &[u8]) -> Result<bool, Fault>,
     ) -> Result<Option<Vec<u8>>, Fault> {
         let mut options = ReadOptions::default();
+        options.set_readahead_size(SCAN_BYTES);
+        self.walk(start, options, row)
+    }
+
+    /// The same for a few rows.
+    pub fn peek(
+        &self,
+        start: &[u8],
+        row: impl FnMut(&[u8], &[u8]) -> Result<bool, Fault>,
+    ) -> Result<Option<Vec<u8>>, Fault> {
+        self.walk(start, ReadOptions::default(), row)
+    }
+
+    fn walk(
+        &self,
+        start: &[u8],
+        mut options: ReadOptions,
+        mut row: impl FnMut(&[u8], &[u8]) -> Result<bool, Fault>,
+    ) -> Result<Option<Vec<u8>>, Fault> {
         // What is read once must not push out what is in use.
         options.fill_cache(false);
-        options.set_readahead_size(SCAN_BYTES);
         let mut rows = self.db.raw_iterator_cf_opt(self.family(), options);
         rows.seek(start);
         while let Some((key, value)) = rows.item() {

@@ -6,7 +6,7 @@ mod restoring;
 use std::path::Path;
 
 use arrow::array::{ArrayRef, BinaryArray};
-use arrow::datatypes::{DataType, Field, SchemaRef};
+use arrow::datatypes::{DataType, SchemaRef};
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use tempfile::TempDir;
@@ -47,8 +47,7 @@ fn it_conforms_when_keys_leave_the_cache_at_each_call() {
 }
 
 fn descriptor(name: &str, data_type: DataType) -> StateDescriptor {
-    let field = Field::new(name, data_type, true);
-    StateDescriptor { name: name.to_owned(), field, codec: String::new(), version: 1 }
+    StateDescriptor::value(name, data_type)
 }
 
 fn open(

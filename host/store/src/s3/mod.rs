@@ -20,6 +20,7 @@ use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{Delete, ObjectIdentifier};
 use tidemill_model::Fault;
 use tidemill_model::checkpoint::ObjectStore;
+use tidemill_model::remote::{Completed, RemoteFolder, RemotePlace, Remotes, Upload};
 use tokio::runtime::Runtime;
 
 use crate::{StoreOptions, names};
@@ -176,19 +177,11 @@ impl ObjectStore for Bucket {
     }
 
     fn put_file(&self, name: &str, path: &Path) -> Result<(), Fault> {
-        let failed = |e: std::io::Error| {
-            Fault::io(format!("cannot read `{}`: {e}", path.display())).with_help("see whether somebody removed it")
-        };
-        let bytes = fs::metadata(path).map_err(failed)?.len() as usize;
+        let (file, bytes) = opened(path)?;
         if bytes <= PART_BYTES {
-            return self.put(name, &fs::read(path).map_err(failed)?);
+            return self.put(name, &read_at(&file, path, 0, bytes)?);
         }
-        let file = File::open(path).map_err(failed)?;
-        let part = |start: usize, bytes: usize| {
-            let mut content = vec![0; bytes];
-            std::os::unix::fs::FileExt::read_exact_at(&file, &mut content, start as u64).map_err(failed)?;
-            Ok(content)
-        };
+        let part = |start: usize, bytes: usize| read_at(&file, path, start, bytes);
         self.wait(upload::parts(self, name, self.key(name)?, bytes, part))
     }
 
@@ -247,6 +240,79 @@ impl ObjectStore for Bucket {
         }
         Ok(())
     }
+}
+
+impl RemoteFolder for Bucket {
+    fn upload(&self, name: &str, path: &Path) -> Result<Upload, Fault> {
+        let (file, bytes) = opened(path)?;
+        self.wait(upload::begin(self, name, self.key(name)?, bytes, |start, bytes| read_at(&file, path, start, bytes)))
+    }
+
+    fn complete(&self, upload: &Upload) -> Result<Completed, Fault> {
+        match self.wait(upload::complete(self, &self.key(&upload.name)?, &upload.id, upload::parts_of(upload))) {
+            Ok(()) => Ok(Completed::Now),
+            Err(e) if e.code() == Some("NoSuchUpload") => Ok(match self.size(&upload.name)? {
+                Some(bytes) if bytes == upload.bytes => Completed::Before,
+                _ => Completed::Gone,
+            }),
+            Err(e) => Err(self.faults.of("write", &upload.name, e)),
+        }
+    }
+
+    fn abandon(&self, name: &str, id: &str) -> Result<(), Fault> {
+        let key = self.key(name)?;
+        let request = self.client.abort_multipart_upload().bucket(&self.bucket).key(key).upload_id(id).send();
+        match self.wait(request) {
+            Ok(_) => Ok(()),
+            Err(e) if e.code() == Some("NoSuchUpload") => Ok(()),
+            Err(e) => Err(self.faults.of("give up the upload of", name, e)),
+        }
+    }
+
+    fn uploads(&self) -> Result<Vec<(String, String)>, Fault> {
+        let (mut found, mut after) = (Vec::new(), None::<(String, String)>);
+        loop {
+            let mut request = self.client.list_multipart_uploads().bucket(&self.bucket).prefix(&self.prefix);
+            if let Some((key, id)) = &after {
+                request = request.key_marker(key).upload_id_marker(id);
+            }
+            let page = self.wait(request.send()).map_err(|e| self.faults.of("list uploads of", "", e))?;
+            for upload in page.uploads() {
+                let name = upload.key().and_then(|key| key.strip_prefix(&self.prefix));
+                found.extend(name.zip(upload.upload_id()).map(|(name, id)| (name.to_owned(), id.to_owned())));
+            }
+            match (page.is_truncated(), page.next_key_marker(), page.next_upload_id_marker()) {
+                (Some(true), Some(key), Some(id)) => after = Some((key.to_owned(), id.to_owned())),
+                _ => return Ok(found),
+            }
+        }
+    }
+}
+
+/// Opens buckets for connectors.
+pub struct Buckets;
+
+impl Remotes for Buckets {
+    fn open(&self, bucket: &str, folder: &str, place: &RemotePlace) -> Result<Arc<dyn RemoteFolder>, Fault> {
+        let RemotePlace { endpoint, region } = place.clone();
+        Ok(Arc::new(Bucket::open(bucket, folder, &StoreOptions { endpoint, region, ..StoreOptions::default() })?))
+    }
+}
+
+/// A file and its length.
+fn opened(path: &Path) -> Result<(File, usize), Fault> {
+    let opened = File::open(path).and_then(|file| file.metadata().map(|about| (file, about.len() as usize)));
+    opened.map_err(|e| unreadable(path, &e))
+}
+
+fn read_at(file: &File, path: &Path, start: usize, bytes: usize) -> Result<Vec<u8>, Fault> {
+    let mut content = vec![0; bytes];
+    let read = std::os::unix::fs::FileExt::read_exact_at(file, &mut content, start as u64);
+    read.map(|()| content).map_err(|e| unreadable(path, &e))
+}
+
+fn unreadable(path: &Path, error: &std::io::Error) -> Fault {
+    Fault::io(format!("cannot read `{}`: {error}", path.display())).with_help("see whether somebody removed it")
 }
 
 /// HTTP status of the answer, if there was one.

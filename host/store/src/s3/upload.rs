@@ -1,9 +1,12 @@
 //! Large objects in parts. Law: the object appears when all parts are there, or not at all; what a failed upload has
 //! brought is removed, as far as the server can be reached.
 
+use aws_sdk_s3::error::SdkError;
+use aws_sdk_s3::operation::complete_multipart_upload::CompleteMultipartUploadError;
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
 use tidemill_model::Fault;
+use tidemill_model::remote::{Upload, UploadedPart};
 use tokio::task::JoinSet;
 
 use super::{Bucket, PART_BYTES};
@@ -21,29 +24,79 @@ pub async fn parts(
     bytes: usize,
     part: impl Fn(usize, usize) -> Result<Vec<u8>, Fault>,
 ) -> Result<(), Fault> {
-    let Bucket { client, bucket: of, faults, .. } = bucket;
-    let begun = client.create_multipart_upload().bucket(of).key(&key).send().await;
-    let begun = begun.map_err(|e| faults.of("write", name, e))?;
-    let id = begun.upload_id().unwrap_or_default().to_owned();
-    let upload = Upload { bucket, name, key: &key, id: &id };
-    let done = async { upload.complete(upload.send(bytes, part).await?).await }.await;
-    if done.is_err()
-        && let Err(error) = client.abort_multipart_upload().bucket(of).key(&key).upload_id(&id).send().await
-    {
-        let place = format!("{}{name}", faults.place);
-        tracing::warn!("parts of `{place}` stay until the bucket's rules remove them: {error}");
+    let begun = begin(bucket, name, key.clone(), bytes, part).await?;
+    let completed = complete(bucket, &key, &begun.id, parts_of(&begun)).await;
+    let completed = completed.map_err(|e| bucket.faults.of("write", name, e));
+    if completed.is_err() {
+        give_up(bucket, name, &key, &begun.id).await;
     }
-    done
+    completed
 }
 
-struct Upload<'a> {
+/// The same without the end: nobody sees the object yet.
+pub async fn begin(
+    bucket: &Bucket,
+    name: &str,
+    key: String,
+    bytes: usize,
+    part: impl Fn(usize, usize) -> Result<Vec<u8>, Fault>,
+) -> Result<Upload, Fault> {
+    let begun = bucket.client.create_multipart_upload().bucket(&bucket.bucket).key(&key).send().await;
+    let begun = begun.map_err(|e| bucket.faults.of("write", name, e))?;
+    let id = begun.upload_id().unwrap_or_default().to_owned();
+    let sent = Sending { bucket, name, key: &key, id: &id }.send(bytes, part).await;
+    match sent {
+        Ok(parts) => {
+            let part = |part: &CompletedPart| UploadedPart {
+                etag: part.e_tag().unwrap_or_default().to_owned(),
+                crc32: part.checksum_crc32().map(str::to_owned),
+            };
+            Ok(Upload { name: name.to_owned(), id, bytes: bytes as u64, parts: parts.iter().map(part).collect() })
+        }
+        Err(fault) => {
+            give_up(bucket, name, &key, &id).await;
+            Err(fault)
+        }
+    }
+}
+
+async fn give_up(bucket: &Bucket, name: &str, key: &str, id: &str) {
+    let request = bucket.client.abort_multipart_upload().bucket(&bucket.bucket).key(key).upload_id(id);
+    if let Err(error) = request.send().await {
+        let place = format!("{}{name}", bucket.faults.place);
+        tracing::warn!("parts of `{place}` stay until the bucket's rules remove them: {error}");
+    }
+}
+
+/// The parts as the protocol names them.
+pub fn parts_of(upload: &Upload) -> Vec<CompletedPart> {
+    let part = |(number, part): (i32, &UploadedPart)| {
+        let completed = CompletedPart::builder().part_number(number).e_tag(&part.etag);
+        completed.set_checksum_crc32(part.crc32.clone()).build()
+    };
+    (1..).zip(&upload.parts).map(part).collect()
+}
+
+/// Shows the object.
+pub async fn complete(
+    bucket: &Bucket,
+    key: &str,
+    id: &str,
+    parts: Vec<CompletedPart>,
+) -> Result<(), SdkError<CompleteMultipartUploadError>> {
+    let parts = CompletedMultipartUpload::builder().set_parts(Some(parts)).build();
+    let request = bucket.client.complete_multipart_upload().bucket(&bucket.bucket).key(key);
+    request.upload_id(id).multipart_upload(parts).send().await.map(drop)
+}
+
+struct Sending<'a> {
     bucket: &'a Bucket,
     name: &'a str,
     key: &'a str,
     id: &'a str,
 }
 
-impl Upload<'_> {
+impl Sending<'_> {
     async fn send(
         &self,
         bytes: usize,
@@ -80,14 +133,7 @@ impl Upload<'_> {
         }
         Ok(())
     }
-
-    async fn complete(&self, parts: Vec<CompletedPart>) -> Result<(), Fault> {
-        let parts = CompletedMultipartUpload::builder().set_parts(Some(parts)).build();
-        let request = self.bucket.client.complete_multipart_upload().bucket(&self.bucket.bucket).key(self.key);
-        let completed = request.upload_id(self.id).multipart_upload(parts).send().await;
-        completed.map(drop).map_err(|e| self.bucket.faults.of("write", self.name, e))
-    }
 }
 
-type Sent = Result<CompletedPart, aws_sdk_s3::error::SdkError<aws_sdk_s3::operation::upload_part::UploadPartError>>;
+type Sent = Result<CompletedPart, SdkError<aws_sdk_s3::operation::upload_part::UploadPartError>>;
 type Joined = Result<Sent, tokio::task::JoinError>;

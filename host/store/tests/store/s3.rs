@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::common::{collect, rows, write};
 use tidemill_model::checkpoint::{CheckpointStore, ObjectStore};
+use tidemill_model::remote::{Completed, RemoteFolder};
 use tidemill_store::conformance::conformance;
 use tidemill_store::s3::Bucket;
 use tidemill_store::testing::S3Server;
@@ -72,4 +73,36 @@ fn refusals_say_what_to_do() {
             assert!(!fault.to_string().contains("secret\""), "{fault}");
         }
     }
+}
+
+#[test]
+fn an_upload_shows_nothing_until_it_is_completed() {
+    let server = S3Server::start();
+    let bucket = Bucket::open("uploads", "folder", &server.options()).unwrap();
+    bucket.create_bucket().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("file");
+    // Of several parts, and of one.
+    for (name, bytes) in [("dt=1/k=%41/large", 40 << 20), ("small", 5)] {
+        std::fs::write(&path, vec![7; bytes]).unwrap();
+        let upload = bucket.upload(name, &path).unwrap();
+        assert_eq!(bucket.size(name).unwrap(), None, "{name} is not visible");
+        // MinIO lists uploads of one object only, and ends old ones itself.
+        let listed = bucket.uploads().unwrap();
+        assert!(listed.iter().all(|found| *found == (name.to_owned(), upload.id.clone())), "{listed:?}");
+        let again = serde_json::from_str(&serde_json::to_string(&upload).unwrap()).unwrap();
+        assert_eq!(bucket.complete(&again).unwrap(), Completed::Now);
+        assert_eq!(bucket.complete(&upload).unwrap(), Completed::Before, "it can be repeated");
+        assert_eq!(bucket.get(name).unwrap(), Some(vec![7; bytes]));
+        bucket.delete(&[name.to_owned()]).unwrap();
+        assert_eq!(bucket.complete(&upload).unwrap(), Completed::Gone);
+    }
+    let upload = bucket.upload("given-up", &path).unwrap();
+    for _ in 0..2 {
+        bucket.abandon("given-up", &upload.id).unwrap();
+    }
+    assert_eq!(bucket.uploads().unwrap(), []);
+    assert_eq!(bucket.complete(&upload).unwrap(), Completed::Gone);
+    let gone = bucket.upload("x", &folder.path().join("nothing")).unwrap_err();
+    assert!(gone.message.contains("nothing") && gone.help.is_some(), "{gone}");
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::common::{collect, manifest, rows, schema, table, write};
 use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
-use tidemill_model::checkpoint::{CheckpointStore, Listed, Manifest, ObjectStore, Purpose};
+use tidemill_model::checkpoint::{CheckpointStore, Listed, Manifest, ObjectRef, ObjectStore, Purpose, StoredTable};
 use tidemill_model::snapshot::{NativeFile, key_groups};
 use tidemill_store::{Directory, Snapshots};
 
@@ -279,4 +279,43 @@ fn pipelines_do_not_see_each_other() {
     other.retain(0).unwrap();
     assert_eq!(ids(&store), [1]);
     assert!(Path::new(&store.location()).is_dir(), "{}", store.location());
+}
+
+#[test]
+fn several_processes_write_for_one_start_and_none_of_them_after_it() {
+    let place = Place::new();
+    let (leader, generation) = place.start();
+    let helper = place.open();
+    helper.join_generation(generation, 1).unwrap();
+    let objects = |tables: &[StoredTable]| -> Vec<ObjectRef> {
+        tables.iter().flat_map(|t| &t.segments).map(|segment| segment.object.clone()).collect()
+    };
+    let part = |store: &Snapshots, seed| store.write_table(table("state/count", &rows(100, seed), 1000)).unwrap();
+    // The same content from both, at the same moment: two names.
+    let (ours, theirs) = (part(&leader, 1), part(&helper, 1));
+    assert_eq!((ours.0, ours.1), (theirs.0.clone(), theirs.1));
+    let first = [part(&leader, 2).0, part(&helper, 3).0, theirs.0];
+    leader.publish(&manifest(1, generation, first.to_vec(), Vec::new())).unwrap();
+    leader.retain(1).unwrap();
+    // The helper relies on what it has stored for the last checkpoint, and only on that.
+    helper.rely_on(&objects(&first[1..2])).unwrap();
+    assert_eq!(part(&helper, 3).1, 0, "it is there");
+    assert!(part(&helper, 2).1 > 0, "of what others have written it knows nothing");
+    let second = manifest(2, generation, vec![part(&helper, 3).0], Vec::new());
+    leader.publish(&second).unwrap();
+    leader.retain(1).unwrap();
+    helper.rely_on(&objects(&second.parts[0].tables)).unwrap();
+    let again = part(&helper, 1);
+    assert!(again.1 > 0, "what was removed is written again");
+    leader.publish(&manifest(3, generation, vec![again.0, part(&helper, 3).0], Vec::new())).unwrap();
+    leader.list().unwrap().iter().for_each(|listed| leader.verify(&leader.load(listed).unwrap()).unwrap());
+    // Another start takes over.
+    let _newer = place.start();
+    let late = [helper.rely_on(&[]), place.open().join_generation(generation, 1)];
+    for fault in late.map(Result::unwrap_err) {
+        assert!(
+            fault.message.contains("belongs to a newer start of this job (generation 2; this one is 1)"),
+            "{fault}"
+        );
+    }
 }

@@ -53,7 +53,7 @@ fn field(name: &str, type_name: &str, nullable: bool, children: u32) -> Field {
 
 fn state(name: &str, type_name: &str) -> StateDescriptor {
     let value = field("value", type_name, true, 0);
-    StateDescriptor { name: name.into(), value, codec: String::new(), version: 1, ttl: 0 }
+    StateDescriptor { name: name.into(), value, codec: String::new(), version: 1, ttl: 0, ttl_on_read: false }
 }
 
 /// `out`: see `rows::good`; `side`: one number.

@@ -4,6 +4,9 @@
 //! sources had reached by then; what it emits when tick t closes is sent at t, before t is released;
 //! while its output is above its limit it is not called.
 
+mod sender;
+mod trial;
+
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
@@ -11,12 +14,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use tidemill_model::dead::{self, DeadRow};
 use tidemill_model::key::{KeyEncoder, Partitioner};
 use tidemill_model::plan::{Edge, Exchange, TickMode};
-use tidemill_model::snapshot::Form;
 use tidemill_model::time::{Now, WatermarkTracker};
-use tidemill_model::{Batch, Collector, Fault, Operator, Progress};
+use tidemill_model::{Batch, Fault, Operator, Progress};
 use timely::communication::Pull;
 use timely::dataflow::Scope;
 use timely::dataflow::channels::Message;
@@ -32,11 +33,11 @@ use timely::scheduling::Activator;
 use crate::barrier::{Barrier, Content, Part};
 use crate::control::ControlMsg;
 use crate::exchange::{ByKey, RoundRobin};
-use crate::flow::Gauge;
-use crate::frame::{Rows, RowsBuilder};
+use crate::frame::Rows;
 use crate::shadow::{Shadow, Tell, Told};
-use crate::swap::{Swap, Verdict};
 use crate::worker::{ControlStream, EdgeFault, RowStream, WorkerContext};
+use sender::{Buffer, Sender};
+use trial::{Call, TRIAL_CALLS_MAX, Trial, What};
 
 /// Longest time in one activation: other operators and progress tracking want their turn.
 const ACTIVATION_BUDGET: Duration = Duration::from_millis(2);
@@ -236,32 +237,6 @@ struct OperatorState {
     activator: Activator,
 }
 
-/// One call of the operator, and the time at which it may send.
-#[derive(Clone)]
-struct Call {
-    what: What,
-    caps: Vec<Capability<u64>>,
-}
-
-#[derive(Clone)]
-enum What {
-    Batch(usize, Batch),
-    Time(Now),
-}
-
-/// The first calls of new logic.
-struct Trial {
-    swap: Arc<Swap>,
-    calls: Vec<Call>,
-    /// What they emitted, held back.
-    emitted: Vec<(Vec<Capability<u64>>, Buffer)>,
-    /// One has failed: no more are made.
-    has_failed: bool,
-}
-
-/// Calls after which a trial waits for the verdict.
-const TRIAL_CALLS_MAX: usize = 64;
-
 /// Whether there is something left to do.
 enum Turn {
     Worked,
@@ -383,74 +358,6 @@ impl OperatorState {
             return self.sent(Some(waiting.caps), progress);
         }
         self.close_ticks(frontier)
-    }
-
-    /// Begins to tell a shadow, when it is time.
-    fn shadow(&mut self) -> Result<(), Fault> {
-        let Some(shadow) = self.context.shared.shadow_of(self.sender.node) else { return Ok(()) };
-        let Some(tell) = shadow.take(self.context.worker) else { return Ok(()) };
-        let snapshot = self.operator.snapshot(Form::Portable)?;
-        let now = self.clock.as_ref().map_or(Now::START, |clock| clock.now);
-        self.shadow = Some((shadow, tell));
-        self.tell(|| Told::Begin(Box::new(snapshot), now));
-        Ok(())
-    }
-
-    fn tell(&mut self, message: impl FnOnce() -> Told) {
-        if self.shadow.as_ref().is_some_and(|(_, tell)| !tell.tell(message())) {
-            self.shadow = None;
-        }
-    }
-
-    /// Begins a trial or ends it, when it is time.
-    fn swap(&mut self) -> Result<Option<Turn>, Fault> {
-        let Some(trial) = &self.trial else {
-            let Some(swap) = self.context.shared.swap_of(self.sender.node) else { return Ok(None) };
-            let Some(logic) = swap.take(self.context.worker) else { return Ok(None) };
-            let begun = self.operator.swap(logic);
-            let has_failed = begun.is_err();
-            if let Err(fault) = begun {
-                swap.failed(fault);
-            }
-            self.trial = Some(Trial { swap, calls: Vec::new(), emitted: Vec::new(), has_failed });
-            return Ok(Some(Turn::Worked));
-        };
-        let keep = match trial.swap.verdict() {
-            Verdict::Open => return Ok(None),
-            Verdict::Keep => true,
-            Verdict::GoBack => false,
-        };
-        let Some(trial) = self.trial.take() else { return Ok(None) };
-        self.operator.settle(keep)?;
-        if keep {
-            for (caps, buffer) in trial.emitted {
-                self.sender.buffer = buffer;
-                self.sender.send(&caps)?;
-            }
-        } else {
-            self.unfinished = None;
-            self.sender.buffer = Buffer::default();
-            self.repeat = trial.calls.into();
-        }
-        self.release_closed();
-        trial.swap.settled(self.context.worker);
-        Ok(Some(Turn::Worked))
-    }
-
-    /// A fault of logic on trial is the end of the trial, not of the job.
-    fn on_trial(&mut self, turn: Result<Turn, Fault>) -> Result<Turn, Fault> {
-        let Some(trial) = &mut self.trial else { return turn };
-        let Err(fault) = &turn else {
-            // A tick that fires nothing says nothing about the logic.
-            let called = trial.calls.iter().any(|call| matches!(call.what, What::Batch(..)));
-            let has_emitted = trial.emitted.iter().any(|(_, buffer)| !buffer.rows.is_empty());
-            trial.swap.end_call(self.context.worker, called || has_emitted);
-            return turn;
-        };
-        let name = &self.context.shared.plan.nodes[self.sender.node].name;
-        trial.swap.failed(fault.clone().at(name).on_worker(self.context.worker));
-        trial.has_failed = true;
-        Ok(Turn::Worked)
     }
 
     fn has_work(&self, frontier: Option<u64>) -> bool {
@@ -590,93 +497,5 @@ impl OperatorState {
         self.sender.metrics().watermark.store(now.watermark, Relaxed);
         let progress = self.operator.on_time(now, &mut self.sender.buffer)?;
         self.sent(None, progress)
-    }
-}
-
-/// Sends what an operator emits and keeps its books.
-pub(crate) struct Sender {
-    context: WorkerContext,
-    node: usize,
-    /// One per port and, last, the dead-letter port.
-    outputs: Vec<OutputBuilder<u64, RowsBuilder>>,
-    gauge: Gauge,
-    buffer: Buffer,
-}
-
-impl Sender {
-    fn new(context: &WorkerContext, node: usize, outputs: Vec<OutputBuilder<u64, RowsBuilder>>) -> Self {
-        let gauge = Gauge::new(context.shared.edge_bytes);
-        Self { context: context.clone(), node, outputs, gauge, buffer: Buffer::default() }
-    }
-
-    fn metrics(&self) -> &crate::NodeMetrics {
-        &self.context.shared.metrics.nodes[self.node].workers[self.context.worker]
-    }
-
-    fn fail(&self, fault: Fault) {
-        let shared = &self.context.shared;
-        shared.fail(fault.at(&shared.plan.nodes[self.node].name).on_worker(self.context.worker));
-    }
-
-    fn send(&mut self, caps: &[Capability<u64>]) -> Result<(), Fault> {
-        let mut rows_out = 0;
-        for (port, mut batch) in self.buffer.rows.drain(..) {
-            if batch.is_empty() {
-                continue;
-            }
-            rows_out += batch.num_rows() as u64;
-            self.gauge.charge(&mut batch);
-            self.outputs[port].activate().session_with_builder(&caps[port]).give(batch);
-        }
-        self.metrics().rows_out.fetch_add(rows_out, Relaxed);
-        self.send_dead(caps)?;
-        let counts = std::mem::take(&mut self.buffer.counts);
-        if !counts.is_empty() {
-            let mut counters = self.metrics().counters.lock().expect("no panic while held");
-            for (name, n) in counts {
-                *counters.entry(name).or_default() += n;
-            }
-        }
-        Ok(())
-    }
-
-    fn send_dead(&mut self, caps: &[Capability<u64>]) -> Result<(), Fault> {
-        if self.buffer.dead.is_empty() {
-            return Ok(());
-        }
-        let name = &self.context.shared.plan.nodes[self.node].name;
-        let mut rows = std::mem::take(&mut self.buffer.dead);
-        for row in rows.iter_mut().filter(|r| r.operator.is_empty()) {
-            row.operator.clone_from(name);
-        }
-        if self.context.shared.plan.dead_letter.is_none() {
-            let help = "add a `dead_letter:` sink to the pipeline";
-            return Err(Fault::data(rows[0].error.clone()).with_row(rows[0].row.clone()).with_help(help));
-        }
-        self.metrics().rows_dead.fetch_add(rows.len() as u64, Relaxed);
-        let port = self.outputs.len() - 1;
-        let batch = Batch::new(dead::to_rows(&rows));
-        self.outputs[port].activate().session_with_builder(&caps[port]).give(batch);
-        Ok(())
-    }
-}
-
-/// What one call emitted.
-#[derive(Default)]
-struct Buffer {
-    rows: Vec<(usize, Batch)>,
-    dead: Vec<DeadRow>,
-    counts: Vec<(&'static str, u64)>,
-}
-
-impl Collector for Buffer {
-    fn emit(&mut self, port: usize, batch: Batch) {
-        self.rows.push((port, batch));
-    }
-    fn dead(&mut self, row: DeadRow) {
-        self.dead.push(row);
-    }
-    fn count(&mut self, counter: &'static str, n: u64) {
-        self.counts.push((counter, n));
     }
 }

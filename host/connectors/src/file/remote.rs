@@ -1,0 +1,230 @@
+//! Part files on S3: written to a folder on this machine, uploaded when they are complete, visible when they are committed.
+//!
+//! Laws: an object appears whole, by the completion of its upload, and never before `commit`; uploads of earlier runs that
+//! nobody will complete are given up when the job starts the next time; names are new in each run, so nothing is overwritten.
+
+use std::collections::{BTreeSet, HashSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::Mutex;
+
+use arrow::datatypes::SchemaRef;
+use tidemill_model::config::ConfigContext;
+use tidemill_model::remote::{Completed, RemoteFolder, RemotePlace, Upload};
+use tidemill_model::sink::{Committable, Sink, SinkWriter};
+use tidemill_model::{Batch, ConfigError, Fault};
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::part::Part;
+use super::settings::MissingFiles;
+use super::sink::FileSink;
+
+const SCHEME: &str = "s3://";
+
+/// Whether a path is not one of this machine.
+pub(super) fn is_remote(path: &str) -> bool {
+    path.starts_with(SCHEME)
+}
+
+/// Bucket and what is behind it.
+pub(super) fn take_apart(path: &str) -> Result<(&str, &str), ConfigError> {
+    let (bucket, rest) =
+        path.strip_prefix(SCHEME).unwrap_or_default().split_once('/').unwrap_or((&path[SCHEME.len()..], ""));
+    if bucket.is_empty() {
+        return Err(ConfigError::new(&["path"], format!("`{path}` names no bucket: write s3://BUCKET/FOLDER")));
+    }
+    Ok((bucket, rest.trim_matches('/')))
+}
+
+pub(super) fn open(
+    context: &ConfigContext,
+    bucket: &str,
+    folder: &str,
+    place: &RemotePlace,
+) -> Result<Arc<dyn RemoteFolder>, ConfigError> {
+    let Some(remotes) = &context.remotes else {
+        return Err(ConfigError::new(&["path"], "this program was built without S3")
+            .with_help("build it with the feature `s3`, which is on by default, or use a directory"));
+    };
+    remotes.open(bucket, folder, place).map_err(|fault| {
+        let error = ConfigError::new(&["path"], fault.message);
+        fault.help.into_iter().fold(error, ConfigError::with_help)
+    })
+}
+
+/// Where files lie until they are uploaded: the same directory in each run, so that what a killed one left is found.
+pub(super) fn spool(path: &str) -> PathBuf {
+    std::env::temp_dir().join("tidemill").join(format!("spool-{:016x}", xxh3_64(path.as_bytes())))
+}
+
+/// A file sink whose directory is a folder of a bucket.
+pub(super) struct RemoteSink {
+    pub folder: Arc<dyn RemoteFolder>,
+    /// Into the spool.
+    pub local: FileSink,
+    pub spool: PathBuf,
+    pub missing_files: MissingFiles,
+    pub state: Mutex<State>,
+}
+
+#[derive(Default)]
+pub(super) struct State {
+    /// Hash of the owner's name, in the names of its objects.
+    owner: u32,
+    /// Uploads of this process that are not completed.
+    open: HashSet<String>,
+}
+
+impl RemoteSink {
+    /// The object that a part becomes.
+    fn name(&self, part: &Part) -> Result<String, Fault> {
+        let below = part.visible.strip_prefix(std::path::absolute(&self.spool).unwrap_or_default());
+        let below = below.or_else(|_| part.visible.strip_prefix(&self.spool)).ok().and_then(Path::to_str);
+        let (Some(below), Some(tag)) = (below, part.tag()) else {
+            return Err(Fault::internal(format!("`{}` is no file of a spool", part.visible.display())));
+        };
+        let (folder, file) = below.rsplit_once('/').map_or((String::new(), below), |(f, file)| (format!("{f}/"), file));
+        let (stem, ending) = file.split_once('.').unwrap_or((file, ""));
+        let (owner, token) = (self.lock().owner, tag.rsplit('-').next().unwrap_or(tag));
+        Ok(format!("{folder}{stem}-{owner:08x}{token}.{ending}"))
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().expect("no panic while held")
+    }
+
+    fn decode(committable: &Committable) -> Result<Upload, Fault> {
+        serde_json::from_slice(&committable.0).map_err(|e| Fault::internal(format!("a stored upload is damaged: {e}")))
+    }
+
+    fn upload(&self, prepared: &Committable) -> Result<Committable, Fault> {
+        let part = Part::decode(prepared)?;
+        let upload = self.folder.upload(&self.name(&part)?, &part.hidden)?;
+        self.lock().open.insert(upload.id.clone());
+        // It has done its work.
+        self.local.discard(std::slice::from_ref(prepared));
+        serde_json::to_vec(&upload).map(Committable).map_err(|e| Fault::internal(format!("an upload in words: {e}")))
+    }
+
+    fn completed(&self, upload: &Upload) -> Result<(), Fault> {
+        let mine = self.lock().open.contains(&upload.id);
+        match self.folder.complete(upload)? {
+            Completed::Now | Completed::Before => {}
+            Completed::Gone if self.missing_files == MissingFiles::Ignore && !mine => {}
+            Completed::Gone => {
+                let place = self.folder.location(&upload.name);
+                return Err(Fault::io(format!("cannot commit `{place}`: neither it nor its upload is there")).with_help(
+                    "if readers move or remove files that they have read, set `missing_files: ignore`; if not, a rule of the \
+                     bucket has removed an upload before it was completed, and its rows can only be had from an earlier \
+                     checkpoint",
+                ));
+            }
+        }
+        self.lock().open.remove(&upload.id);
+        Ok(())
+    }
+}
+
+/// Owner in the name of an object.
+fn owner_of(name: &str) -> Option<u32> {
+    let stem = name.rsplit('/').next()?.split('.').next()?.strip_prefix("part-")?;
+    u32::from_str_radix(stem.rsplit('-').next()?.get(..8)?, 16).ok()
+}
+
+/// The sink as others see it: its writers hold on to it.
+pub(super) struct SharedRemoteSink(pub Arc<RemoteSink>);
+
+impl Sink for SharedRemoteSink {
+    fn blocks(&self) -> bool {
+        true
+    }
+
+    fn needs_times(&self) -> bool {
+        self.0.local.needs_times()
+    }
+
+    fn accepts(&self, schema: &SchemaRef) -> Result<(), Fault> {
+        self.0.local.accepts(schema)
+    }
+
+    fn open(&self, worker: usize, workers: usize, schema: SchemaRef) -> Result<Box<dyn SinkWriter>, Fault> {
+        let local = self.0.local.open(worker, workers, schema)?;
+        Ok(Box::new(RemoteWriter { sink: self.0.clone(), local }))
+    }
+
+    fn commit(&self, committables: &[Committable]) -> Result<(), Fault> {
+        committables.iter().try_for_each(|committable| self.0.completed(&RemoteSink::decode(committable)?))
+    }
+
+    fn discard(&self, committables: &[Committable]) {
+        for upload in committables.iter().filter_map(|c| RemoteSink::decode(c).ok()) {
+            // One that stays is found at the next start.
+            let _ = self.0.folder.abandon(&upload.name, &upload.id);
+        }
+    }
+
+    fn recover(&self, owner: &str, named: Option<&[Committable]>) -> Result<(), Fault> {
+        let sink = &self.0;
+        sink.local.recover(owner, Some(&[]))?;
+        let hash = xxh3_64(owner.as_bytes()) as u32;
+        *sink.lock() = State { owner: hash, open: HashSet::new() };
+        let Some(named) = named else { return Ok(()) };
+        let named: Vec<Upload> = named.iter().map(RemoteSink::decode).collect::<Result<_, _>>()?;
+        let named: BTreeSet<&str> = named.iter().map(|upload| upload.id.as_str()).collect();
+        for (name, id) in sink.folder.uploads()? {
+            if owner_of(&name) == Some(hash) && !named.contains(id.as_str()) {
+                sink.folder.abandon(&name, &id)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+struct RemoteWriter {
+    sink: Arc<RemoteSink>,
+    local: Box<dyn SinkWriter>,
+}
+
+impl SinkWriter for RemoteWriter {
+    fn write(&mut self, batch: &Batch) -> Result<(), Fault> {
+        self.local.write(batch)
+    }
+
+    fn flush(&mut self) -> Result<(), Fault> {
+        self.local.flush()
+    }
+
+    fn prepare(&mut self, checkpoint: u64) -> Result<Vec<Committable>, Fault> {
+        let prepared = self.local.prepare(checkpoint)?;
+        let uploaded: Result<Vec<_>, Fault> = prepared.iter().map(|part| self.sink.upload(part)).collect();
+        // Those that were uploaded nobody will ask for: the next start finds them.
+        uploaded.inspect_err(|_| self.sink.local.discard(&prepared))
+    }
+
+    fn abort(&mut self) {
+        self.local.abort();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_objects_say_whose_they_are() {
+        assert_eq!(owner_of("dt=1/part-0-3-0011aabb0123456789abcdef.csv.gz"), Some(0x0011_aabb));
+        for foreign in ["part-0-3.csv", "other-0-3-0011aabb01234567.csv", "part-0-3-xyz.csv", "part-0-3-é.csv", ""] {
+            assert_eq!(owner_of(foreign), None, "{foreign}");
+        }
+    }
+
+    #[test]
+    fn paths_are_taken_apart() {
+        for (path, expected) in
+            [("s3://b/c/d", ("b", "c/d")), ("s3://b/c/", ("b", "c")), ("s3://b", ("b", "")), ("s3://b/", ("b", ""))]
+        {
+            assert_eq!(take_apart(path).unwrap(), expected, "{path}");
+        }
+        assert!(take_apart("s3:///x").is_err());
+    }
+}

@@ -1,0 +1,290 @@
+//! The leader's side of a job on several processes: it tells the others what to do, and gathers what they say.
+//!
+//! Laws: a process that says nothing for too long, or whose connection ends before the job has, fails the job; a barrier is announced
+//! to all before any source may pass it; nothing is committed anywhere before the leader has published.
+
+use std::collections::BTreeMap;
+use std::io::BufReader;
+use std::net::Shutdown;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
+use tidemill_model::Fault;
+use tidemill_model::checkpoint::PartManifest;
+use tidemill_model::snapshot::Form;
+
+use super::gate::{Gate, Member};
+use super::messages::{self, Order, Report};
+use crate::barrier::Barrier;
+use crate::job::Shared;
+
+/// How often the others hear that the leader is still there.
+const PING_EVERY: Duration = Duration::from_millis(250);
+
+/// The other processes of a job, and how the leader reaches them.
+#[derive(Clone)]
+pub struct Team {
+    pub gate: Arc<Gate>,
+    /// In order; the first is process 1.
+    pub members: Vec<Member>,
+    /// A process that has not been heard of for so long is lost.
+    pub silence: Duration,
+}
+
+pub(crate) struct Leader {
+    pub team: Team,
+    pub generation: u64,
+    /// By process, from 1 on.
+    orders: Vec<Sender<Order>>,
+    queues: Mutex<Vec<Receiver<Order>>>,
+    heard: Mutex<Heard>,
+    changed: Condvar,
+    /// All is done and committed: the others may hang up.
+    finished: AtomicBool,
+    /// Nothing will be ordered any more.
+    over: AtomicBool,
+}
+
+/// What the others have said, by process.
+#[derive(Default)]
+struct Heard {
+    frozen: BTreeMap<usize, u64>,
+    announced: BTreeMap<usize, ()>,
+    stored: BTreeMap<usize, Result<(Vec<PartManifest>, u64), Fault>>,
+    committed: BTreeMap<usize, Option<Fault>>,
+    ended: BTreeMap<usize, ()>,
+    /// What their sinks have prepared; each says all of it each time.
+    prepared: BTreeMap<usize, Vec<PartManifest>>,
+    /// The barrier or commit that they are to answer for.
+    number: u64,
+    /// The checkpoint whose objects they may rely on.
+    base: Option<u64>,
+}
+
+impl Leader {
+    pub fn new(team: Team, generation: u64, base: Option<u64>) -> Arc<Self> {
+        let (orders, queues) = team.members.iter().map(|_| unbounded()).unzip();
+        Arc::new(Self {
+            team,
+            generation,
+            orders,
+            queues: Mutex::new(queues),
+            heard: Mutex::new(Heard { base, ..Heard::default() }),
+            changed: Condvar::new(),
+            finished: AtomicBool::new(false),
+            over: AtomicBool::new(false),
+        })
+    }
+
+    /// Where each process takes connections.
+    pub fn addresses(&self) -> Vec<String> {
+        let others = self.team.members.iter().map(|member| member.address.clone());
+        // The others have dialled the leader already, and know how.
+        std::iter::once(String::new()).chain(others).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Heard> {
+        self.heard.lock().expect("no panic while held")
+    }
+
+    /// Tells all others.
+    pub fn order(&self, order: &Order) {
+        for queue in &self.orders {
+            // Who is not there any more has been noticed.
+            let _ = queue.send(order.clone());
+        }
+    }
+
+    /// The job has ended well.
+    pub fn finish(&self) {
+        self.finished.store(true, Ordering::SeqCst);
+        self.order(&Order::Finish);
+    }
+
+    /// Whoever waits for others shall look whether the job has failed.
+    pub fn wake(&self) {
+        drop(self.lock());
+        self.changed.notify_all();
+    }
+
+    /// Runs `work` while threads listen to the others and speak to them.
+    pub fn attend(&self, shared: &Shared, work: impl FnOnce()) {
+        let queues = std::mem::take(&mut *self.queues.lock().expect("no panic while held"));
+        std::thread::scope(|scope| {
+            let mut speakers = Vec::new();
+            for ((process, member), queue) in (1..).zip(&self.team.members).zip(queues) {
+                scope.spawn(move || self.listen(shared, process, member));
+                speakers.push(scope.spawn(move || self.speak(shared, process, member, &queue)));
+            }
+            work();
+            self.over.store(true, Ordering::SeqCst);
+            // The last order is out when its queue is empty and the speaker has gone.
+            speakers.into_iter().for_each(|speaker| drop(speaker.join()));
+            // Who has heard that all is well hangs up; who has not, is not waited for.
+            let how = if shared.fault().is_some() { Shutdown::Both } else { Shutdown::Write };
+            self.team.members.iter().for_each(|member| member.wire.shut(how));
+        });
+    }
+
+    fn speak(&self, shared: &Shared, process: usize, member: &Member, queue: &Receiver<Order>) {
+        loop {
+            let order = match queue.recv_timeout(PING_EVERY.min(self.team.silence / 4)) {
+                Ok(order) => order,
+                Err(RecvTimeoutError::Timeout) if self.over.load(Ordering::SeqCst) => return,
+                Err(_) => Order::Ping,
+            };
+            shared.look_at_suspicion();
+            if let Err(error) = messages::send(&member.wire, &order) {
+                return self.lose(shared, process, &error);
+            }
+            let last = matches!(order, Order::Finish | Order::Halt | Order::Abort(_));
+            if last && queue.is_empty() {
+                // What is said now nobody needs.
+                return;
+            }
+        }
+    }
+
+    fn listen(&self, shared: &Shared, process: usize, member: &Member) {
+        if let Err(error) = member.wire.set_timeout(Some(self.team.silence)) {
+            return self.lose(shared, process, &error);
+        }
+        let mut from = BufReader::new(&member.wire);
+        loop {
+            match messages::receive::<Report>(&mut from) {
+                Ok(Some(report)) => self.hear(shared, process, report),
+                Ok(None) => return self.lose(shared, process, &"its connection ended"),
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                    let silence = format!("nothing was heard of it for {} s", self.team.silence.as_secs_f32());
+                    return self.lose(shared, process, &silence);
+                }
+                Err(error) => return self.lose(shared, process, &error),
+            }
+        }
+    }
+
+    fn lose(&self, shared: &Shared, process: usize, why: &dyn std::fmt::Display) {
+        if !self.finished.load(Ordering::SeqCst) && !shared.is_aborted() {
+            shared.fail(Fault::io(format!("process {process} was lost: {why}")));
+        }
+    }
+
+    fn hear(&self, shared: &Shared, process: usize, report: Report) {
+        let mut heard = self.lock();
+        let current = heard.number;
+        match report {
+            Report::Frozen { number, tick } if number == current => drop(heard.frozen.insert(process, tick)),
+            Report::Announced { number } if number == current => drop(heard.announced.insert(process, ())),
+            Report::Stored { number, parts, prepared, written } if number == current => {
+                heard.prepared.insert(process, prepared);
+                heard.stored.insert(process, Ok((parts, written)));
+            }
+            Report::NotStored { number, prepared, fault } if number == current => {
+                heard.prepared.insert(process, prepared);
+                heard.stored.insert(process, Err(fault.into()));
+            }
+            Report::Committed { number, fault } if number == current => {
+                heard.committed.insert(process, fault.map(Fault::from));
+            }
+            Report::Ended { prepared, latency } => {
+                heard.prepared.insert(process, prepared);
+                heard.ended.insert(process, ());
+                let mut all = shared.metrics.latency.lock().expect("no panic while held");
+                latency.into_iter().for_each(|(us, rows)| all.saturating_record_n(us, rows));
+            }
+            Report::Numbers { nodes, first_row_ns } => return shared.metrics.take_in(nodes, first_row_ns),
+            Report::Failed(told) => {
+                drop(heard);
+                if !self.finished.load(Ordering::SeqCst) {
+                    shared.fail(told.into());
+                }
+                return;
+            }
+            // Of a barrier that has come to nothing.
+            Report::Frozen { .. }
+            | Report::Announced { .. }
+            | Report::Stored { .. }
+            | Report::NotStored { .. }
+            | Report::Committed { .. } => {}
+        }
+        self.changed.notify_all();
+    }
+
+    /// Waits until all others have answered; what they said. None: the job has failed or was ended.
+    fn answers<T: Clone>(&self, shared: &Shared, of: impl Fn(&Heard) -> &BTreeMap<usize, T>) -> Option<Vec<T>> {
+        let mut heard = self.lock();
+        while of(&heard).len() < self.team.members.len() {
+            if shared.is_aborted() {
+                return None;
+            }
+            heard = self.changed.wait(heard).expect("no panic while held");
+        }
+        Some(of(&heard).values().cloned().collect())
+    }
+
+    /// Agrees with all others on a barrier. None: the job has failed or was ended.
+    pub fn announce(&self, shared: &Shared, number: u64, form: Form) -> Option<()> {
+        let base = {
+            let mut heard = self.lock();
+            heard.number = number;
+            heard.frozen.clear();
+            heard.announced.clear();
+            heard.stored.clear();
+            heard.base
+        };
+        self.order(&Order::Freeze { number });
+        let own = shared.barriers.freeze();
+        let others = self.answers(shared, |heard| &heard.frozen)?;
+        let tick = others.into_iter().fold(own, u64::max);
+        shared.barriers.announce_at(Barrier { number, tick, form });
+        self.order(&Order::Barrier { number, tick, native: form == Form::Native, base });
+        self.answers(shared, |heard| &heard.announced)?;
+        self.order(&Order::Thaw);
+        shared.barriers.thaw();
+        Some(())
+    }
+
+    /// What all others have stored, with what their sinks have prepared, and the bytes written. None: the job has failed
+    /// or was ended.
+    #[allow(clippy::type_complexity)]
+    pub fn stored(&self, shared: &Shared, number: u64) -> Option<Result<(Vec<PartManifest>, u64), Fault>> {
+        debug_assert_eq!(self.lock().number, number, "one barrier at a time");
+        let all = self.answers(shared, |heard| &heard.stored)?;
+        let all: Result<Vec<(Vec<PartManifest>, u64)>, Fault> = all.into_iter().collect();
+        Some(all.map(|all| {
+            let written = all.iter().map(|(_, written)| written).sum();
+            let parts = all.into_iter().flat_map(|(parts, _)| parts);
+            (parts.chain(self.prepared()).collect(), written)
+        }))
+    }
+
+    /// What the sinks of the others have prepared, as far as they have said.
+    pub fn prepared(&self) -> Vec<PartManifest> {
+        self.lock().prepared.values().flatten().cloned().collect()
+    }
+
+    /// Lets the others commit.
+    pub fn commit(&self, shared: &Shared, number: u64) -> Result<(), Fault> {
+        {
+            let mut heard = self.lock();
+            heard.number = number;
+            heard.committed.clear();
+        }
+        self.order(&Order::Commit { number });
+        let lost = || Fault::io("the job has failed before all processes had committed");
+        let faults = self.answers(shared, |heard| &heard.committed).ok_or_else(lost)?;
+        faults.into_iter().flatten().next().map_or(Ok(()), Err)
+    }
+
+    /// A checkpoint was published: the others may rely on what they have stored for it. None: on nothing.
+    pub fn set_base(&self, base: Option<u64>) {
+        self.lock().base = base;
+    }
+
+    /// Waits until all others have read all input.
+    pub fn wait_for_end(&self, shared: &Shared) {
+        let _ = self.answers(shared, |heard| &heard.ended);
+    }
+}

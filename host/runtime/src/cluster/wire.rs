@@ -1,0 +1,115 @@
+//! A connection between two processes, plain or encrypted, read by one thread and written by another.
+//!
+//! Law: nobody waits for the network while holding the session's lock, so that a reader never holds up a writer.
+
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream, ToSocketAddrs};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tidemill_model::Fault;
+
+use super::tls::{Encryption, Session};
+
+/// A host that does not answer is down or behind a wall: the next attempt comes soon enough.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Both directions; clones are the same connection.
+#[derive(Clone)]
+pub struct Wire(Arc<Ends>);
+
+struct Ends {
+    socket: TcpStream,
+    session: Option<Session>,
+}
+
+impl Wire {
+    /// Dials `address` (`host:port`).
+    pub fn dial(address: &str, encryption: Option<&Encryption>) -> Result<Self, Fault> {
+        let socket = connect(address).map_err(|e| Fault::io(format!("cannot reach `{address}`: {e}")))?;
+        let session = match encryption {
+            Some(encryption) => {
+                let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+                let session = encryption.dial(host.trim_matches(['[', ']']), &socket);
+                Some(session.map_err(|fault| Fault { message: format!("{address}: {}", fault.message), ..fault })?)
+            }
+            None => None,
+        };
+        Ok(Self(Arc::new(Ends { socket, session })))
+    }
+
+    /// The other end of a connection that was taken.
+    pub fn accept(socket: TcpStream, encryption: Option<&Encryption>) -> Result<Self, Fault> {
+        socket.set_nodelay(true).map_err(|e| Fault::io(format!("a connection can't be used: {e}")))?;
+        let session = encryption.map(|encryption| encryption.accept(&socket)).transpose()?;
+        Ok(Self(Arc::new(Ends { socket, session })))
+    }
+
+    pub fn peer(&self) -> String {
+        self.0.socket.peer_addr().map_or_else(|_| "a closed connection".into(), |address| address.to_string())
+    }
+
+    /// Our own address, as the other side can reach it if it is on this machine.
+    pub fn local(&self) -> Option<SocketAddr> {
+        self.0.socket.local_addr().ok()
+    }
+
+    /// Reads and writes that take longer fail; `None`: they may take for ever.
+    pub fn set_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+        self.0.socket.set_read_timeout(timeout)?;
+        self.0.socket.set_write_timeout(timeout)
+    }
+
+    /// Whoever waits for this connection, here or there, is told that it has ended.
+    pub fn shut(&self, how: Shutdown) {
+        // Where it has ended already there is nothing to do.
+        let _ = self.0.socket.shutdown(how);
+    }
+
+    /// False: the other side has closed it.
+    pub fn is_open(&self) -> bool {
+        let socket = &self.0.socket;
+        let looked = socket.set_nonblocking(true).and_then(|()| socket.peek(&mut [0]));
+        let open = match looked {
+            Ok(bytes) => bytes > 0,
+            Err(error) => error.kind() == io::ErrorKind::WouldBlock,
+        };
+        socket.set_nonblocking(false).is_ok() && open
+    }
+}
+
+fn connect(address: &str) -> io::Result<TcpStream> {
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    for address in address.to_socket_addrs()? {
+        match TcpStream::connect_timeout(&address, CONNECT_TIMEOUT) {
+            Ok(socket) => {
+                socket.set_nodelay(true)?;
+                return Ok(socket);
+            }
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+impl Read for &Wire {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        match &self.0.session {
+            Some(session) => session.read(&self.0.socket, into),
+            None => (&self.0.socket).read(into),
+        }
+    }
+}
+
+impl Write for &Wire {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match &self.0.session {
+            Some(session) => session.write(&self.0.socket, bytes),
+            None => (&self.0.socket).write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
