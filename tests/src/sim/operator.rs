@@ -130,3 +130,60 @@ impl Operator for Watch {
         self.inner.settle(keep)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Emits nothing and never has enough.
+    struct Greedy;
+
+    impl Operator for Greedy {
+        fn on_batch(&mut self, _input: usize, _batch: Batch, _out: &mut dyn Collector) -> Result<Progress, Fault> {
+            Ok(Progress::More)
+        }
+    }
+
+    struct Nobody;
+
+    impl Collector for Nobody {
+        fn emit(&mut self, _port: usize, _batch: Batch) {}
+        fn dead(&mut self, _row: tidemill_model::dead::DeadRow) {}
+        fn count(&mut self, _counter: &'static str, _n: u64) {}
+    }
+
+    fn watch() -> (Arc<World>, Watch) {
+        let world = World::new();
+        let (rest, last) = (VecDeque::new(), Now::START);
+        let watch =
+            Watch { inner: Box::new(Greedy), world: world.clone(), name: "n".into(), piece: 2, rest, more: false, last };
+        (world, watch)
+    }
+
+    fn rows() -> Batch {
+        let column: arrow::array::ArrayRef = Arc::new(arrow::array::Int64Array::from(vec![1, 2, 3]));
+        Batch::new(arrow::array::RecordBatch::try_from_iter([("n", column)]).expect("one column"))
+    }
+
+    #[test]
+    fn time_that_goes_back_is_seen() {
+        let now = |watermark, processing_ms| Now { watermark, processing_ms };
+        for (later, fine) in [(now(5, 1), true), (now(6, 2), true), (now(4, 2), false), (now(6, 0), false)] {
+            let (world, mut watch) = watch();
+            for now in [now(5, 1), later] {
+                assert_eq!(watch.on_time(now, &mut Nobody).expect("no fault"), Progress::Done);
+            }
+            assert_eq!(world.check().is_ok(), fine, "{later:?}");
+        }
+    }
+
+    #[test]
+    fn a_call_before_the_last_one_is_done_is_seen() {
+        let (world, mut watch) = watch();
+        assert_eq!(watch.on_batch(0, rows(), &mut Nobody).expect("no fault"), Progress::More);
+        assert_eq!(watch.resume(&mut Nobody).expect("no fault"), Progress::More);
+        assert!(world.check().is_ok());
+        assert_eq!(watch.on_batch(0, rows(), &mut Nobody).expect("no fault"), Progress::More);
+        assert!(world.check().is_err());
+    }
+}
