@@ -20,6 +20,7 @@ use tidemill_model::sink::Sink;
 use tidemill_model::source::Source;
 use tidemill_model::state::StateBackendFactory;
 use tidemill_model::{ConfigError, Fault};
+use tidemill_runtime::Loader;
 use tidemill_state::HeapFactory;
 #[cfg(feature = "rocksdb")]
 use tidemill_state::{RocksFactory, RocksSettings};
@@ -85,6 +86,11 @@ impl Builtins {
 /// Compiled components are kept in the user's cache folder.
 pub fn wasm_host() -> Result<Arc<WasmHost>, Fault> {
     WasmHost::new(WasmConfig { cache_dir: cache_dir(), ..WasmConfig::default() })
+}
+
+/// Makes logic of components that come while a job runs.
+pub fn loader(host: Arc<WasmHost>) -> Loader {
+    Arc::new(move |bytes, operator, limits| host.load_bytes("component", bytes)?.factory_within(operator, limits))
 }
 
 /// `$XDG_CACHE_HOME/tidemill` or `~/.cache/tidemill`; none where there is no home.

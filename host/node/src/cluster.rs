@@ -179,7 +179,7 @@ impl Cluster {
         };
         match fault {
             Some(fault) => Err(fault),
-            None => Ok(members.map(|members| Team { gate: self.gate.clone(), members, silence: self.silence })),
+            None => members.map(|members| Team::new(self.gate.clone(), members, self.silence)).transpose(),
         }
     }
 }

@@ -13,10 +13,10 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use serde::{Deserialize, Serialize};
 use tidemill_model::Fault;
-use tidemill_runtime::{JobControl, ShadowReport, Taken};
+use tidemill_runtime::{JobControl, NewComponent, ShadowReport, Taken};
 use tidemill_wasm::WasmHost;
 
-use crate::catalog::wasm_host;
+use crate::catalog::{loader, wasm_host};
 use crate::check::load_or_report;
 
 /// What can be asked of a running job.
@@ -198,11 +198,13 @@ impl Desk {
             Some(host) => host,
             None => wasm_host()?,
         };
-        let loaded = wasm.insert(host).load(component);
+        let host = wasm.insert(host).clone();
         drop(wasm);
-        let loaded = loaded?;
-        let limits = job.options().guest;
-        let upgrade = job.plan_upgrade(operator, |name| loaded.factory_within(name, limits), dropped)?;
+        let loaded = host.load(component)?;
+        let read = |e| Fault::io(format!("component `{}` can't be read: {e}", component.display()));
+        let bytes = Arc::new(std::fs::read(component).map_err(read)?);
+        let new = NewComponent { node: operator.clone(), bytes, dropped: dropped.clone() };
+        let upgrade = job.plan_upgrade(new, &loader(host))?;
         let changes = upgrade.changes().iter().map(ToString::to_string).collect();
         let shadow = shadow_ms.map(|ms| upgrade.shadow(Duration::from_millis(ms))).transpose()?;
         let differs = shadow.as_ref().is_some_and(|report| report.differing > 0) && !accept;

@@ -14,7 +14,7 @@ use tidemill_model::checkpoint::{Manifest, Purpose};
 use tidemill_model::plan::{Plan, RestartStrategy};
 use tidemill_model::{Fault, FaultKind};
 use tidemill_runtime::cluster::Team;
-use tidemill_runtime::{Ending, JobControl, JobHandle, JobSummary, PhaseHook, StartOptions, start_with};
+use tidemill_runtime::{Ending, JobControl, JobHandle, JobSummary, NewComponent, PhaseHook, StartOptions, start_with};
 
 use crate::check::{EXIT_BAD_PIPELINE, load_or_report};
 use crate::cluster::{Cluster, HostsArgs};
@@ -139,6 +139,13 @@ fn listen(pipeline: &str, desk: &Arc<Desk>, durable: bool) -> Option<ControlSock
     ControlSocket::serve(pipeline, desk).map_err(lost).ok()
 }
 
+/// What is run: the plan of the pipeline file, and what has become of it by upgrades.
+struct Work<'a> {
+    of_file: &'a Plan,
+    plan: Plan,
+    components: Vec<NewComponent>,
+}
+
 /// Runs a job, and runs it again when it has failed.
 struct Runner {
     began: Instant,
@@ -166,11 +173,11 @@ impl Runner {
         let mut restarts = Restarts::new(strategy);
         let mut from = from.unwrap_or(From::Latest);
         let mut has_run = false;
-        let mut plan = plan.clone();
+        let mut job_now = Work { of_file: plan, plan: plan.clone(), components: Vec::new() };
         loop {
             let before_job = self.began.elapsed();
             let mut control = None;
-            let outcome = match self.start(&plan, size, durable, &from) {
+            let outcome = match self.start(&job_now, size, durable, &from) {
                 Err(fault) if fault.message == AT_ONCE => return Ok(interrupted()),
                 // What is wrong with the first start, or with what is stored, no other attempt mends.
                 Err(fault) if !has_run || fault.kind == FaultKind::Data => return Ok(failed(&fault)),
@@ -179,7 +186,7 @@ impl Runner {
                     has_run = true;
                     let fixed = self.cluster.borrow().as_ref().is_some_and(|cluster| cluster.fixed().is_some());
                     self.desk.started(&plan.name, job.control(), size, fixed);
-                    if !watch(&job, &self.signals, self.quiet, &plan) {
+                    if !watch(&job, &self.signals, self.quiet, plan) {
                         return Ok(interrupted());
                     }
                     let first_row = first_row_ms(&job).map(|ms| ms + before_job.as_secs_f64() * 1e3);
@@ -190,7 +197,7 @@ impl Runner {
             let rescaled = self.desk.paused();
             let mut back = Vec::new();
             if let Some(control) = control {
-                (plan, back) = control.plan_for_restart();
+                (job_now.plan, job_now.components, back) = control.plan_for_restart();
             }
             let fault = match outcome {
                 Ok((done, _, _)) if done.ending == Ending::Halted && rescaled.is_some() => {
@@ -221,11 +228,13 @@ impl Runner {
         }
     }
 
-    fn start(&self, plan: &Plan, size: Size, durable: Option<&Durable>, from: &From) -> Result<JobHandle, Fault> {
-        let workers = size.workers;
-        let team = self.gather(plan, size)?;
+    fn start(&self, job: &Work<'_>, size: Size, durable: Option<&Durable>, from: &From) -> Result<JobHandle, Fault> {
+        let (plan, workers) = (&job.plan, size.workers);
+        // Others know the pipeline by its file.
+        let team = self.gather(job.of_file, size)?;
+        let components = job.components.clone();
         let Some(durable) = durable else {
-            return start_with(plan.clone(), StartOptions { workers, team, ..StartOptions::default() });
+            return start_with(plan.clone(), StartOptions { workers, team, components, ..StartOptions::default() });
         };
         // In this order: nobody can publish another checkpoint once ours is claimed.
         let durability = durable.begin(plan)?;
@@ -237,7 +246,7 @@ impl Runner {
         }
         let from = manifest.map(|manifest| durable.start_from(manifest, &self.dropped));
         let phases = kill_at(0);
-        start_with(plan.clone(), StartOptions { workers, durability: Some(durability), from, phases, team })
+        start_with(plan.clone(), StartOptions { workers, durability: Some(durability), from, phases, team, components })
     }
 
     /// Waits until all processes are there.

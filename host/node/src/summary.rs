@@ -39,14 +39,26 @@ impl Summary {
     }
 }
 
-/// CPU time and peak resident memory of this process, from /proc (0 where there is none).
+/// Of a second of CPU time, in /proc.
+const CLOCK_TICKS: u64 = 100;
+
+/// CPU time of this process and of the children that have ended, and peak resident memory of this process, from /proc (0
+/// where there is none).
 fn process_usage() -> (Duration, u64) {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let peak_kib =
         status.lines().find_map(|l| l.strip_prefix("VmHWM:")).and_then(|v| v.split_whitespace().next()?.parse().ok());
     let cpu = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
     let cpu = Duration::new(cpu.tv_sec.try_into().unwrap_or(0), cpu.tv_nsec.try_into().unwrap_or(0));
-    (cpu, peak_kib.unwrap_or(0u64) * 1024)
+    (cpu + of_children(), peak_kib.unwrap_or(0u64) * 1024)
+}
+
+fn of_children() -> Duration {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    // Behind the name, which may hold anything: user and system time of children are the 14th and 15th field.
+    let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields).split_whitespace();
+    let ticks: u64 = fields.skip(13).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
+    Duration::from_millis(ticks * 1000 / CLOCK_TICKS)
 }
 
 /// For people: one line for the whole, one for each node. `first_row_ms`: from the start of the process until the first

@@ -12,6 +12,7 @@ use tidemill_control::Loaded;
 use tidemill_model::Fault;
 use tidemill_runtime::cluster::{FollowOptions, Followed, Gate, GateOptions, follow};
 
+use crate::catalog::{loader, wasm_host};
 use crate::check::{EXIT_BAD_PIPELINE, load_or_report, load_silently};
 use crate::cluster::{HostsArgs, end_with_parent, identity, secret_from_parent};
 use crate::durable::{Durable, work_directory};
@@ -77,6 +78,10 @@ fn take_part(loaded: &Loaded, args: &Args, gate: &Gate, leader: &str, own: &str,
         Ok(durable) => durable,
         Err(fault) => return failed(&fault),
     };
+    let wasm = match wasm_host() {
+        Ok(wasm) => wasm,
+        Err(fault) => return failed(&fault),
+    };
     let _guests = GuestMetrics::install();
     let options = FollowOptions {
         plan: &loaded.plan,
@@ -86,6 +91,7 @@ fn take_part(loaded: &Loaded, args: &Args, gate: &Gate, leader: &str, own: &str,
         store: durable.map(|durable| durable.store),
         scratch: work_directory(&loaded.plan.options, &base),
         phases: kill_at(gate.process()),
+        loader: loader(wasm),
     };
     let say = |line: String| {
         if !is_child {

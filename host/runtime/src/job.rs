@@ -21,7 +21,7 @@ use crate::cluster::{Follower, Leader, Mesh, Order, Report, Start, Team};
 use crate::keeper::Keeper;
 use crate::metrics::JobMetrics;
 use crate::restore::{self, DEAD_LETTER, StartFrom};
-use crate::upgrade::Upgrades;
+use crate::upgrade::{NewComponent, Upgrades};
 
 /// How long a job that has failed waits for the threads of its sinks: a batch may be on its way to a slow disk.
 const WRITERS_END: Duration = Duration::from_secs(2);
@@ -258,6 +258,8 @@ pub struct StartOptions {
     pub phases: Option<PhaseHook>,
     /// Other processes that take part, each with as many workers.
     pub team: Option<Team>,
+    /// Components that the plan has and the pipeline file has not, for the other processes.
+    pub components: Vec<NewComponent>,
 }
 
 /// Starts a plan on `workers` threads, without checkpoints. Faults of the start (a source that finds no file) come back
@@ -268,6 +270,7 @@ pub fn start(plan: Plan, workers: usize) -> Result<JobHandle, Fault> {
 
 /// Starts a plan. Before anything else, what a checkpoint had prepared is committed, and what nobody will commit removed.
 pub fn start_with(plan: Plan, options: StartOptions) -> Result<JobHandle, Fault> {
+<<<<<<< HEAD
     let SetUp { shared, keeper, checkpointer, leader } = set_up(plan, options)?;
     let for_workers = shared.clone();
     let run = move || match leader {
@@ -291,6 +294,9 @@ pub(crate) struct SetUp {
 
 pub(crate) fn set_up(plan: Plan, options: StartOptions) -> Result<SetUp, Fault> {
     let StartOptions { workers: threads, durability, from, phases, team } = options;
+=======
+    let StartOptions { workers: threads, durability, from, phases, team, components } = options;
+>>>>>>> bfe642d994e563d42652b7301feddf7ce1ebc648
     if let Some(from) = &from {
         from.check(&plan)?;
         restore::commit(from, &plan)?;
@@ -307,7 +313,7 @@ pub(crate) fn set_up(plan: Plan, options: StartOptions) -> Result<SetUp, Fault> 
     let start_ms = epoch.as_millis() as i64;
     // Where no store counts starts, the clock does.
     let generation = durability.as_ref().map_or(start_ms as u64, |durability| durability.generation);
-    let leader = team.map(|team| Leader::new(team, generation, from.as_ref().map(|from| from.manifest.id)));
+    let leader = team.map(|team| Leader::new(team, generation, from.as_ref().map(|from| from.manifest.id), components));
     let shared = Arc::new(Shared::new(Setup {
         barriers: Barriers::new(parts(&plan, 0..threads)),
         process: 0,
@@ -340,9 +346,10 @@ fn lead(leader: &Leader, shared: &Arc<Shared>, keeper: &Keeper, checkpointer: Op
         threads: shared.local.len(),
         splits: shared.splits.clone(),
         from: shared.from.as_ref().map(|from| (*from.manifest).clone()),
+        components: leader.components.iter().map(Into::into).collect(),
         dropped: shared.from.as_ref().map(|from| from.dropped.clone()).unwrap_or_default(),
         start_ms: shared.start_ms,
-        silence_ms: leader.team.silence.as_millis() as u64,
+        silence_ms: leader.team.silence_ms(),
     })));
     leader.attend(shared, || {
         supervise(shared, keeper, checkpointer);

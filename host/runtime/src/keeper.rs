@@ -141,7 +141,18 @@ impl Keeper {
 
     /// Makes visible what sinks have prepared.
     pub fn commit(&self) -> Result<(), Fault> {
-        for (node, list) in self.by_node() {
+        self.commit_of(&self.all_prepared())
+    }
+
+    /// All that is prepared now, to be committed as it is when it has been published. What sinks prepare later is not part
+    /// of it.
+    pub fn all_prepared(&self) -> Prepared {
+        self.prepared.lock().expect("no panic while held").clone()
+    }
+
+    /// Makes visible what was prepared then.
+    pub fn commit_of(&self, published: &Prepared) -> Result<(), Fault> {
+        for (node, list) in by_node(published) {
             let (name, sink) = self.shared.sink_of(node);
             // Where somebody wants to see the middle of a commit, it has one.
             let step = if self.shared.has_phases() { 1 } else { list.len() };
@@ -150,23 +161,29 @@ impl Keeper {
                 sink.commit(some).map_err(|fault| fault.at(&name))?;
             }
         }
-        self.prepared.lock().expect("no panic while held").clear();
+        let mut prepared = self.prepared.lock().expect("no panic while held");
+        for (part, committed) in published {
+            if let Some(list) = prepared.get_mut(part) {
+                list.retain(|one| !committed.contains(one));
+            }
+        }
+        prepared.retain(|_, list| !list.is_empty());
         Ok(())
     }
 
     /// Throws away what sinks have prepared.
     pub fn discard(&self) {
-        for (node, list) in self.by_node() {
+        for (node, list) in by_node(&self.all_prepared()) {
             self.shared.sink_of(node).1.discard(&list);
         }
         self.prepared.lock().expect("no panic while held").clear();
     }
+}
 
-    fn by_node(&self) -> BTreeMap<usize, Vec<Committable>> {
-        let mut by_node: BTreeMap<usize, Vec<Committable>> = BTreeMap::new();
-        for ((node, _), list) in self.prepared.lock().expect("no panic while held").iter() {
-            by_node.entry(*node).or_default().extend(list.iter().cloned().map(Committable));
-        }
-        by_node
+fn by_node(prepared: &Prepared) -> BTreeMap<usize, Vec<Committable>> {
+    let mut by_node: BTreeMap<usize, Vec<Committable>> = BTreeMap::new();
+    for ((node, _), list) in prepared {
+        by_node.entry(*node).or_default().extend(list.iter().cloned().map(Committable));
     }
+    by_node
 }

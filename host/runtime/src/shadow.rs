@@ -41,6 +41,8 @@ pub(crate) enum Told {
 
 /// One node's shadow on all workers.
 pub(crate) struct Shadow {
+    /// The first worker of this process.
+    first: usize,
     /// By worker; none when it has begun, or has ended.
     waiting: Vec<Mutex<Option<Tell>>>,
     over: AtomicBool,
@@ -70,9 +72,10 @@ pub struct ShadowReport {
 pub(crate) struct Threads(Vec<std::thread::JoinHandle<Result<ShadowReport, Fault>>>);
 
 impl Shadow {
-    /// Starts a thread for each worker. `dropped`: states that are given up.
+    /// Starts a thread for each worker of this process. `dropped`: states that are given up.
     pub fn start(
         factory: &Arc<dyn OperatorFactory>,
+        first: usize,
         places: impl Iterator<Item = OperatorContext>,
         dropped: &[String],
     ) -> Result<(Arc<Self>, Threads), Fault> {
@@ -96,7 +99,7 @@ impl Shadow {
             threads.push(thread.map_err(|error| Fault::io(format!("no thread for a shadow: {error}")))?);
             waiting.push(Mutex::new(Some(Tell { messages, waiting_bytes, fell_behind })));
         }
-        Ok((Arc::new(Self { waiting, over: AtomicBool::new(false) }), Threads(threads)))
+        Ok((Arc::new(Self { first, waiting, over: AtomicBool::new(false) }), Threads(threads)))
     }
 
     /// A worker begins; none if it has already.
@@ -104,7 +107,7 @@ impl Shadow {
         if self.is_over() {
             return None;
         }
-        self.waiting[worker].lock().expect("no panic while held").take()
+        self.waiting[worker - self.first].lock().expect("no panic while held").take()
     }
 
     pub fn is_over(&self) -> bool {

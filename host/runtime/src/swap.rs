@@ -25,6 +25,8 @@ const TAKE: Duration = Duration::from_secs(10);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
     Open,
+    /// It works here: no more calls until it is known whether it works everywhere.
+    Sealed,
     Keep,
     GoBack,
 }
@@ -41,6 +43,8 @@ enum Stage {
 
 /// One replacement of one node's logic.
 pub(crate) struct Swap {
+    /// The first worker of this process.
+    first: usize,
     verdict: AtomicU8,
     state: Mutex<State>,
     changed: Condvar,
@@ -57,13 +61,13 @@ struct State {
 }
 
 impl Swap {
-    /// With logic for each worker.
-    pub fn new(logic: Vec<OpenedLogic>) -> Self {
+    /// With logic for each worker of this process, of which the first has the number `first`.
+    pub fn new(first: usize, logic: Vec<OpenedLogic>) -> Self {
         let stages = vec![Stage::Before; logic.len()];
         let logic = logic.into_iter().map(Some).collect();
         let calling = vec![false; stages.len()];
         let state = State { logic, stages, calling, last_taken: Instant::now(), failed: None };
-        Self { verdict: AtomicU8::new(0), state: Mutex::new(state), changed: Condvar::new() }
+        Self { first, verdict: AtomicU8::new(0), state: Mutex::new(state), changed: Condvar::new() }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -74,7 +78,8 @@ impl Swap {
         match self.verdict.load(Ordering::Acquire) {
             0 => Verdict::Open,
             1 => Verdict::Keep,
-            _ => Verdict::GoBack,
+            2 => Verdict::GoBack,
+            _ => Verdict::Sealed,
         }
     }
 
@@ -84,6 +89,7 @@ impl Swap {
         if self.verdict() != Verdict::Open {
             return None;
         }
+        let worker = worker - self.first;
         let logic = state.logic[worker].take()?;
         state.stages[worker] = Stage::Trying;
         state.last_taken = Instant::now();
@@ -94,13 +100,14 @@ impl Swap {
     /// A worker is about to call the new logic. False: it shall not, since there is a verdict.
     pub fn begin_call(&self, worker: usize) -> bool {
         let mut state = self.lock();
-        state.calling[worker] = self.verdict() == Verdict::Open;
-        state.calling[worker]
+        let calling = &mut state.calling[worker - self.first];
+        *calling = self.verdict() == Verdict::Open;
+        *calling
     }
 
     /// The call has gone well. `tells`: it says something about the logic.
     pub fn end_call(&self, worker: usize, tells: bool) {
-        let mut state = self.lock();
+        let (mut state, worker) = (self.lock(), worker - self.first);
         state.calling[worker] = false;
         if tells && state.stages[worker] == Stage::Trying {
             state.stages[worker] = Stage::Tried;
@@ -116,31 +123,35 @@ impl Swap {
 
     /// A worker has done what the verdict says.
     pub fn settled(&self, worker: usize) {
-        self.lock().stages[worker] = Stage::Settled;
+        self.lock().stages[worker - self.first] = Stage::Settled;
         self.changed.notify_all();
     }
 
-    /// Waits until it is known whether the new logic works. `is_over`: the job has ended.
-    pub fn judge(&self, is_over: impl Fn() -> bool) -> Result<(), Fault> {
+    /// Waits until it is known whether the new logic works here; then no more calls are made. `is_over`: the job has ended.
+    pub fn seal(&self, is_over: impl Fn() -> bool) -> Result<(), Fault> {
         let began = Instant::now();
         let mut state = self.lock();
         loop {
             if let Some(fault) = state.failed.take() {
-                return self.decide(Verdict::GoBack, Err(fault));
+                return Err(fault);
             }
             if is_over() {
-                return self.decide(Verdict::GoBack, Err(Fault::config("the job has ended before")));
+                return Err(Fault::config("the job has ended before"));
             }
             let untaken = state.stages.iter().position(|&stage| stage == Stage::Before);
             let tried = state.stages.iter().filter(|&&stage| stage == Stage::Tried).count();
             let patience = if tried > 0 { TRIAL } else { IDLE_TRIAL };
             let is_clear = tried == state.stages.len() || state.last_taken.elapsed() > patience;
             match untaken {
-                None if is_clear && !state.calling.contains(&true) => return self.decide(Verdict::Keep, Ok(())),
+                None if is_clear && !state.calling.contains(&true) => {
+                    // Under the lock under which calls begin.
+                    self.verdict.store(3, Ordering::Release);
+                    return Ok(());
+                }
                 Some(worker) if began.elapsed() > TAKE => {
                     let message = format!("the operator takes no other logic within {} s", TAKE.as_secs());
                     let help = "its input has ended, or one of its calls takes long: `tidemill status` tells";
-                    return self.decide(Verdict::GoBack, Err(Fault::io(message).on_worker(worker).with_help(help)));
+                    return Err(Fault::io(message).on_worker(worker + self.first).with_help(help));
                 }
                 _ => {}
             }
@@ -148,10 +159,11 @@ impl Swap {
         }
     }
 
-    /// Under the lock of the state.
-    fn decide(&self, verdict: Verdict, outcome: Result<(), Fault>) -> Result<(), Fault> {
-        self.verdict.store(if verdict == Verdict::Keep { 1 } else { 2 }, Ordering::Release);
-        outcome
+    /// Whether all keep the new logic. To be kept it has to be sealed.
+    pub fn decide(&self, keep: bool) {
+        let _state = self.lock();
+        self.verdict.store(if keep { 1 } else { 2 }, Ordering::Release);
+        self.changed.notify_all();
     }
 
     /// Waits until all that have switched have done what was decided, or the job has ended.

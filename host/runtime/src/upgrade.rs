@@ -4,11 +4,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use tidemill_model::logic::LogicFactory;
+use tidemill_model::logic::{GuestLimits, LogicFactory};
 use tidemill_model::operator::{OpenedLogic, StateChange, Successor};
 use tidemill_model::plan::{Node, NodeKind};
 use tidemill_model::{Fault, OperatorContext, OperatorFactory, Plan};
 
+use crate::cluster::Order;
 use crate::job::{JobControl, Shared};
 use crate::shadow::{Shadow, ShadowReport};
 use crate::swap::Swap;
@@ -50,6 +51,36 @@ struct Replaced {
     factory: Arc<dyn OperatorFactory>,
     /// Checkpoints that had been completed by then. Until there is another one, a restart begins with the logic from before.
     completed: u64,
+    component: NewComponent,
+}
+
+/// A component that has taken over, or is to.
+#[derive(Clone)]
+pub struct NewComponent {
+    /// The node that it is for.
+    pub node: String,
+    pub bytes: Arc<Vec<u8>>,
+    /// States that were given up for it.
+    pub dropped: Vec<String>,
+}
+
+/// Makes logic of a component's bytes and the name of an operator in it.
+pub type Loader = Arc<dyn Fn(&[u8], &str, GuestLimits) -> Result<Arc<dyn LogicFactory>, Fault> + Send + Sync>;
+
+/// The plan with these components in the places of earlier ones, in order.
+pub(crate) fn with_components(plan: &Plan, components: &[NewComponent], load: &Loader) -> Result<Plan, Fault> {
+    let mut plan = plan.clone();
+    let limits = plan.options.guest;
+    for component in components {
+        let node = plan.nodes.iter_mut().find(|node| node.name == component.node);
+        let Some(Node { kind: NodeKind::Operator { factory }, .. }) = node else {
+            return Err(Fault::internal(format!("a component for a node `{}` that is none", component.node)));
+        };
+        let logic = load(&component.bytes, &factory.about().operator, limits)?;
+        let successor = factory.successor(logic, &component.dropped).map_err(|fault| fault.at(&component.node))?;
+        *factory = successor.factory();
+    }
+    Ok(plan)
 }
 
 impl Shared {
@@ -94,92 +125,105 @@ impl Shared {
         self.upgrades.turn.lock().expect("no panic while held")
     }
 
-    /// Replaces the logic of a node, opened for each worker. When this has failed all is as it was.
-    pub fn replace(
-        &self,
-        node: usize,
-        factory: Arc<dyn OperatorFactory>,
-        logic: Vec<OpenedLogic>,
-    ) -> Result<(), Fault> {
-        let _turn = self.turn();
-        let swap = Arc::new(Swap::new(logic));
+    /// Puts logic on trial, opened for each worker of this process, until it is known whether it works here.
+    pub fn try_logic(&self, node: usize, logic: Vec<OpenedLogic>) -> (Arc<Swap>, Result<(), Fault>) {
+        let swap = Arc::new(Swap::new(self.local.start, logic));
         *self.upgrades.swap.lock().expect("no panic while held") = Some(swap.clone());
         self.upgrades.swapping.store(node, Ordering::Release);
-        let judged = swap.judge(|| self.is_over());
+        let sealed = swap.seal(|| self.is_over());
+        (swap, sealed)
+    }
+
+    /// Ends a trial as it was decided.
+    pub fn settle(&self, swap: &Swap) -> Result<(), Fault> {
         let settled = swap.wait(|| self.is_over());
         self.upgrades.swapping.store(NO_SWAP, Ordering::Release);
         *self.upgrades.swap.lock().expect("no panic while held") = None;
-        judged.and(settled)?;
+        settled
+    }
+
+    /// From now on a node is made of this.
+    pub fn replaced(&self, node: usize, factory: Arc<dyn OperatorFactory>, component: NewComponent) {
         let completed = self.checkpoints.as_ref().map_or(0, |c| c.stats.lock().expect("no panic while held").completed);
-        self.upgrades.replaced.lock().expect("no panic while held").push(Replaced { node, factory, completed });
-        Ok(())
+        let replaced = Replaced { node, factory, completed, component };
+        self.upgrades.replaced.lock().expect("no panic while held").push(replaced);
+    }
+
+    /// Finds out what becomes of a node with another component, and opens it for each worker of this process.
+    pub fn open_component(&self, component: &NewComponent, load: &Loader) -> Result<Opened, Fault> {
+        let name = &component.node;
+        let is_it = |n: &Node| n.name == *name && matches!(n.kind, NodeKind::Operator { .. });
+        let found = self.plan.nodes.iter().position(is_it);
+        let Some((node, factory)) = found.and_then(|index| Some((index, self.factory(index)?))) else {
+            let operators = self.plan.nodes.iter().filter(|n| matches!(n.kind, NodeKind::Operator { .. }));
+            let names: Vec<&str> = operators.map(|n| n.name.as_str()).collect();
+            let help = format!("the operators are {}", names.join(", "));
+            return Err(Fault::config(format!("the job has no operator `{name}`")).with_help(help));
+        };
+        let at = |fault: Fault| fault.at(name);
+        let logic = load(&component.bytes, &factory.about().operator, self.plan.options.guest)?;
+        let successor = factory.successor(logic, &component.dropped).map_err(at)?;
+        // The user's `open` runs here, and says what it has to say before anything stops.
+        let logic = self.local.clone().map(|worker| successor.open(&self.place(node, worker)));
+        let logic = logic.collect::<Result<_, _>>().map_err(at)?;
+        Ok(Opened { node, successor, logic })
     }
 }
 
+/// Other logic for a node, opened for the workers of a process.
+pub(crate) struct Opened {
+    pub node: usize,
+    pub successor: Arc<dyn Successor>,
+    pub logic: Vec<OpenedLogic>,
+}
+
 impl JobControl {
-    /// Whether other logic for a node would fit, and what would become of its state. Nothing changes; `dropped` are names of
-    /// states that the user gives up.
-    pub fn plan_upgrade(
-        &self,
-        node: &str,
-        logic: impl FnOnce(&str) -> Result<Arc<dyn LogicFactory>, Fault>,
-        dropped: &[String],
-    ) -> Result<Upgrade, Fault> {
+    /// Whether another component for a node would fit, and what would become of its state. Nothing changes yet.
+    pub fn plan_upgrade(&self, component: NewComponent, load: &Loader) -> Result<Upgrade, Fault> {
         let shared = &self.0;
-        if shared.local.len() != shared.workers {
-            return Err(Fault::config("the job runs in several processes, where components can't be replaced yet")
-                .with_help("stop it at a savepoint, and start it with the new component"));
+        let opened = shared.open_component(&component, load)?;
+        if let Some(leader) = shared.leader() {
+            leader.prepare(shared, &component)?;
         }
-        let is_it = |n: &Node| n.name == node && matches!(n.kind, NodeKind::Operator { .. });
-        let found = shared.plan.nodes.iter().position(is_it);
-        let Some((index, factory)) = found.and_then(|index| Some((index, shared.factory(index)?))) else {
-            let operators = shared.plan.nodes.iter().filter(|n| matches!(n.kind, NodeKind::Operator { .. }));
-            let names: Vec<&str> = operators.map(|n| n.name.as_str()).collect();
-            let help = format!("the operators are {}", names.join(", "));
-            return Err(Fault::config(format!("the job has no operator `{node}`")).with_help(help));
-        };
-        let at = |fault: Fault| fault.at(node);
-        let successor = factory.successor(logic(&factory.about().operator)?, dropped).map_err(at)?;
-        // The user's `open` runs here, and says what it has to say before anything stops.
-        let logic = (0..shared.workers).map(|worker| successor.open(&shared.place(index, worker)));
-        let logic = logic.collect::<Result<_, _>>().map_err(at)?;
-        Ok(Upgrade { shared: shared.clone(), node: index, successor, logic, dropped: dropped.to_vec() })
+        Ok(Upgrade { shared: shared.clone(), opened, component })
     }
 
-    /// The plan with which the job is to be started again: with the logic that has replaced other logic since, if there is a
-    /// checkpoint of it. Names of nodes that go back to what they were.
-    pub fn plan_for_restart(&self) -> (Plan, Vec<String>) {
+    /// The plan with which the job is to be started again, and the components that were put into it: those of which there is a
+    /// checkpoint. Names of nodes that go back to what they were.
+    pub fn plan_for_restart(&self) -> (Plan, Vec<NewComponent>, Vec<String>) {
         let mut plan = self.0.plan.clone();
-        let mut back = Vec::new();
+        let (mut components, mut back) = (Vec::new(), Vec::new());
         let completed = self.checkpoint_stats().map_or(0, |stats| stats.completed);
         for replaced in self.0.upgrades.replaced.lock().expect("no panic while held").iter() {
             let node = &mut plan.nodes[replaced.node];
             match &mut node.kind {
-                NodeKind::Operator { factory } if completed > replaced.completed => *factory = replaced.factory.clone(),
+                NodeKind::Operator { factory } if completed > replaced.completed => {
+                    *factory = replaced.factory.clone();
+                    components.push(replaced.component.clone());
+                }
                 _ => back.push(node.name.clone()),
             }
         }
-        (plan, back)
+        (plan, components, back)
     }
 }
 
-/// Other logic for a node of a running job, opened and found to fit.
+/// Another component for a node of a running job, opened and found to fit.
 pub struct Upgrade {
     shared: Arc<Shared>,
-    node: usize,
-    successor: Arc<dyn Successor>,
-    logic: Vec<OpenedLogic>,
-    /// States that the user gives up.
-    dropped: Vec<String>,
+    opened: Opened,
+    component: NewComponent,
 }
 
 impl Upgrade {
-    /// Lets the new logic work beside the one that runs, on a copy of the state, and compares what comes out.
+    /// Lets the new logic work beside the one that runs, on a copy of the state, and compares what comes out. Of several processes, on the
+    /// workers of this one.
     pub fn shadow(&self, duration: Duration) -> Result<ShadowReport, Fault> {
-        let shared = &self.shared;
+        let (shared, node) = (&self.shared, self.opened.node);
         let upgrades = &shared.upgrades;
-        let places = (0..shared.workers).map(|worker| shared.place(self.node, worker));
-        let (shadow, threads) = Shadow::start(&self.successor.factory(), places, &self.dropped)?;
+        let places = shared.local.clone().map(|worker| shared.place(node, worker));
+        let factory = self.opened.successor.factory();
+        let (shadow, threads) = Shadow::start(&factory, shared.local.start, places, &self.component.dropped)?;
         {
             let mut slot = upgrades.shadow.lock().expect("no panic while held");
             if slot.is_some() {
@@ -188,7 +232,7 @@ impl Upgrade {
             }
             *slot = Some(shadow.clone());
         }
-        upgrades.swapping.store(self.node, Ordering::Release);
+        upgrades.swapping.store(node, Ordering::Release);
         let end = Instant::now() + duration;
         while Instant::now() < end && !shared.is_over() && !threads.have_ended() {
             std::thread::sleep(SHADOW_POLL);
@@ -197,19 +241,34 @@ impl Upgrade {
         let report = threads.join();
         upgrades.swapping.store(NO_SWAP, Ordering::Release);
         *upgrades.shadow.lock().expect("no panic while held") = None;
-        report.map_err(|fault| fault.at(&shared.plan.nodes[self.node].name))
+        report.map_err(|fault| fault.at(&shared.plan.nodes[node].name))
     }
 
     /// What becomes of each state.
     pub fn changes(&self) -> &[StateChange] {
-        self.successor.changes()
+        self.opened.successor.changes()
     }
 
     /// Goes over to the new logic, between two calls on each worker. If it fails in its first calls, all goes on with the logic from
     /// before, as if nothing had been; the fault says why.
     pub fn run(self) -> Result<Duration, Fault> {
+        let Self { shared, opened: Opened { node, successor, logic }, component } = self;
+        let _turn = shared.turn();
         let began = Instant::now();
-        self.shared.replace(self.node, self.successor.factory(), self.logic)?;
+        if let Some(leader) = shared.leader() {
+            leader.order(&Order::Swap);
+        }
+        let (swap, here) = shared.try_logic(node, logic);
+        let there = shared.leader().map_or(Ok(()), |leader| leader.tried(&shared));
+        let works = here.and(there);
+        swap.decide(works.is_ok());
+        if let Some(leader) = shared.leader() {
+            leader.order(&Order::Verdict { keep: works.is_ok() });
+        }
+        let settled = shared.settle(&swap);
+        let others = shared.leader().map_or(Ok(()), |leader| leader.settled(&shared));
+        works.and(settled).and(others)?;
+        shared.replaced(node, successor.factory(), component);
         Ok(began.elapsed())
     }
 }

@@ -13,7 +13,8 @@ use tidemill_model::sink::{Committable, Sink, SinkWriter};
 use tidemill_model::source::{Polled, Position, ReadBudget, Source, Split, SplitReader};
 use tidemill_model::time::{Now, WATERMARK_MIN, WatermarkStrategy};
 use tidemill_model::{Batch, Collector, DeadRow, Fault, Operator, OperatorContext, OperatorFactory, Progress, limits};
-use tidemill_runtime::{Ending, start};
+use tidemill_runtime::cluster::{FollowOptions, Followed, Gate, GateOptions, Identity, Team, follow};
+use tidemill_runtime::{Ending, JobHandle, Loader, StartOptions, start, start_with};
 
 fn schema() -> SchemaRef {
     Arc::new(Schema::new(vec![Field::new("n", DataType::Int64, false)]))
@@ -398,8 +399,13 @@ fn a_panic_of_the_host_ends_all_workers_with_an_internal_fault() {
 fn a_stalled_sink_stops_the_source_within_the_budgets() {
     // Three nodes on two workers: the whole and the single limit come to the same.
     for (edge_bytes, buffer_bytes) in [(1 << 20, limits::BUFFER_BYTES_MAX), (limits::EDGE_BYTES_MAX, 6 << 20)] {
-        stall(edge_bytes, buffer_bytes);
+        let setup = Setup { exchange: Exchange::Forward, ..Setup::new(0, Behaviour::Amplify) };
+        stall(setup, edge_bytes, buffer_bytes, |plan| start(plan, 2).unwrap());
     }
+    // Rows on their way to another process, and in it, are charged to whoever has sent them. With one key, one process sends all.
+    let mut setup = Setup::new(0, Behaviour::Amplify);
+    (setup.source.splits, setup.source.modulo) = (2, 1);
+    stall(setup, 1 << 20, limits::BUFFER_BYTES_MAX, start_two_processes);
     let mut setup = Setup::new(10, Behaviour::Amplify);
     setup.options.buffer_bytes = 1 << 20;
     let fault = start(setup.plan().0, 32).err().unwrap();
@@ -407,13 +413,33 @@ fn a_stalled_sink_stops_the_source_within_the_budgets() {
     assert_eq!(fault.help.as_deref(), Some("set it to 6144KiB or more, or use fewer workers"));
 }
 
-fn stall(edge_bytes: usize, buffer_bytes: usize) {
-    let mut setup = Setup { blocks: true, exchange: Exchange::Forward, ..Setup::new(0, Behaviour::Amplify) };
-    setup.source.endless = true;
+/// One worker in each of two processes, which here are threads.
+fn start_two_processes(plan: Plan) -> JobHandle {
+    let open = |process: usize| {
+        let (identity, address) = (Identity::new(&plan, b"the same"), "127.0.0.1:0".to_owned());
+        Gate::open(GateOptions { identity, process, address, secret: b"secret".to_vec(), tls: None }).unwrap()
+    };
+    let (here, there, other) = (Arc::new(open(0)), open(1), plan.clone());
+    let leader = here.address().to_string();
+    std::thread::spawn(move || {
+        let (plan, gate, own) = (&other, &there, there.address().to_string());
+        let scratch = std::env::temp_dir();
+        let loader: Loader = Arc::new(|_, _, _| Err(Fault::internal("nothing is upgraded here")));
+        let (leader, own) = (&*leader, &*own);
+        let options = FollowOptions { plan, gate, leader, own, store: None, scratch, loader, phases: None };
+        assert!(matches!(follow(&options), Ok(Followed::Finished)));
+    });
+    let members = here.gather(2, || true, |_| {}).unwrap();
+    let team = Some(Team::new(here, members, Duration::from_secs(20)).unwrap());
+    start_with(plan, StartOptions { workers: 1, team, ..StartOptions::default() }).unwrap()
+}
+
+fn stall(mut setup: Setup, edge_bytes: usize, buffer_bytes: usize, start: impl FnOnce(Plan) -> JobHandle) {
+    (setup.blocks, setup.source.endless) = (true, true);
     (setup.options.edge_bytes, setup.options.buffer_bytes) = (edge_bytes, buffer_bytes);
     let (plan, seen, _) = setup.plan();
     *seen.closed.lock().unwrap() = true;
-    let job = start(plan, 2).unwrap();
+    let job = start(plan);
     // The job is still when the number of rows read has not moved for many ticks.
     let read = || job.metrics().rows_in();
     let deadline = Instant::now() + Duration::from_secs(30);

@@ -27,6 +27,7 @@ sinks:
 }
 
 pub const STORED: &str = "checkpoints: { store: store, interval: 50ms }";
+/// Some seconds, so that what happens meanwhile happens on a busy machine, too.
 pub const SLOWLY: &str = "rate: 20000,";
 
 pub fn tidemill(arguments: &str) -> String {
@@ -63,10 +64,15 @@ pub fn is_complete(folder: &Folder, rows: u64) {
 
 /// Processes of this folder that do not lead, but for those that have ended and were not waited for.
 fn workers(folder: &Folder) -> Vec<u32> {
+    processes(folder, b"worker")
+}
+
+/// Processes of this folder that run this command.
+fn processes(folder: &Folder, command: &[u8]) -> Vec<u32> {
     let is_ours = |process: &Path| {
         let arguments = std::fs::read(process.join("cmdline")).unwrap_or_default();
         let here = std::fs::read_link(process.join("cwd")).is_ok_and(|cwd| cwd == folder.path());
-        here && arguments.split(|byte| *byte == 0).nth(1) == Some(b"worker")
+        here && arguments.split(|byte| *byte == 0).nth(1) == Some(command)
     };
     let all = std::fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path());
     all.filter(|path| is_ours(path)).filter_map(|path| path.file_name()?.to_str()?.parse().ok()).collect()
@@ -134,7 +140,7 @@ sinks:
 #[test]
 fn a_killed_process_costs_nothing_but_time() {
     for victim in ["child", "leader"] {
-        let folder = Folder::with(&[("pipeline.yaml", &numbers(40_000, SLOWLY, STORED))]);
+        let folder = Folder::with(&[("pipeline.yaml", &numbers(120_000, SLOWLY, STORED))]);
         let job = start(&folder, "run pipeline.yaml -p 2 -w 2");
         until_checkpoint(&folder);
         if victim == "child" {
@@ -150,13 +156,45 @@ fn a_killed_process_costs_nothing_but_time() {
             wait_for("the children's end", || workers(&folder).is_empty());
             well(&folder.run(&tidemill("run pipeline.yaml -p 3 -w 1")));
         }
-        is_complete(&folder, 40_000);
+        is_complete(&folder, 120_000);
     }
 }
 
 #[test]
+fn restarts_leave_no_thread_behind() {
+    let folder = Folder::with(&[("pipeline.yaml", &numbers(1_000_000, SLOWLY, STORED))]);
+    let job = start(&folder, "run pipeline.yaml -p 3 -w 1 --from none");
+    let threads = |process: u32| std::fs::read_dir(format!("/proc/{process}/task")).map_or(0, Iterator::count);
+    let (mut most, mut victims) = (0, Vec::new());
+    for round in 0..6 {
+        until_checkpoint(&folder);
+        // One of them dies, the other one and the leader go on.
+        wait_for("two children", || {
+            victims = workers(&folder);
+            victims.len() == 2
+        });
+        victims.sort_unstable();
+        let stays: Vec<u32> = processes(&folder, b"run").into_iter().chain([victims[0]]).collect();
+        let count = || stays.iter().map(|process| threads(*process)).sum::<usize>();
+        match round {
+            0 => most = count(),
+            // Some live for a moment only.
+            _ => wait_for("as many threads as before", || count() <= most),
+        }
+        kill(victims[1]);
+        let before = victims[1];
+        wait_for("another child", || {
+            let now = workers(&folder);
+            now.len() == 2 && !now.contains(&before)
+        });
+    }
+    job.signal("KILL");
+    job.end();
+}
+
+#[test]
 fn a_stop_a_savepoint_and_another_size_reach_all_processes() {
-    let folder = Folder::with(&[("pipeline.yaml", &numbers(60_000, SLOWLY, STORED))]);
+    let folder = Folder::with(&[("pipeline.yaml", &numbers(160_000, SLOWLY, STORED))]);
     let job = start(&folder, "run pipeline.yaml -p 2 -w 1");
     until_checkpoint(&folder);
     well(&folder.run(&tidemill("savepoint take numbers one")));
@@ -178,7 +216,7 @@ fn a_stop_a_savepoint_and_another_size_reach_all_processes() {
     assert!(ended.stderr.contains("stopped at a checkpoint"), "{ended:?}");
     wait_for("the children's end", || workers(&folder).is_empty());
     well(&folder.run(&tidemill("run pipeline.yaml -p 2 -w 2")));
-    is_complete(&folder, 60_000);
+    is_complete(&folder, 160_000);
 }
 
 #[test]
@@ -237,7 +275,7 @@ fn processes_of_a_hosts_file_wait_for_each_other() {
 
 #[test]
 fn a_worker_that_is_killed_and_one_that_comes_back_take_part() {
-    let folder = two_hosts(&numbers(40_000, SLOWLY, STORED));
+    let folder = two_hosts(&numbers(120_000, SLOWLY, STORED));
     let leader = start(&folder, LEAD);
     let worker = start(&folder, WORK);
     until_checkpoint(&folder);
@@ -248,12 +286,12 @@ fn a_worker_that_is_killed_and_one_that_comes_back_take_part() {
     well(&ended);
     assert!(ended.stderr.contains("error: process 1 was lost"), "{ended:?}");
     well(&worker.end());
-    is_complete(&folder, 40_000);
+    is_complete(&folder, 120_000);
 }
 
 #[test]
 fn a_leader_that_is_started_again_finds_its_workers() {
-    let folder = two_hosts(&numbers(40_000, SLOWLY, STORED));
+    let folder = two_hosts(&numbers(120_000, SLOWLY, STORED));
     let worker = start(&folder, WORK);
     let leader = start(&folder, LEAD);
     until_checkpoint(&folder);
@@ -263,7 +301,7 @@ fn a_leader_that_is_started_again_finds_its_workers() {
     let ended = worker.end();
     well(&ended);
     assert!(ended.stderr.contains("error: process 0, which leads the job, was lost: "), "{ended:?}");
-    is_complete(&folder, 40_000);
+    is_complete(&folder, 120_000);
 }
 
 #[test]

@@ -185,6 +185,34 @@ fn a_job_without_checkpoints_is_upgraded_as_well() {
 }
 
 #[test]
+fn upgrades_hold_in_several_processes_and_when_their_number_changes() {
+    let folder = Folder::with(&[("pipeline.yaml", &pipeline("rocksdb", 20_000, 2_000, true))]);
+    let job = start(&folder, "--processes 2");
+    let rescale = |processes: u32| {
+        let ended = folder.run(&shell(&format!("rescale counting --workers 1 --processes {processes}")));
+        assert_eq!(ended.code(), 0, "{ended:?}");
+    };
+    let go_over = |version: &str, options: &str, words: &str| {
+        let ended = upgrade_in_time(&folder, version, options);
+        let said = format!("{}{}", ended.stdout, ended.stderr);
+        assert!((ended.code() == 0) == words.starts_with("state") && said.contains(words), "{version}: {ended:?}");
+    };
+    go_over("more", "", "state count: kept");
+    go_over("bad-open", "--drop-state calls", "this version does not open");
+    go_over("bad-call", "--drop-state calls", "this version does not work");
+    go_over("text", "--drop-state calls", "state count: migrated from version 1 to 2");
+    rescale(1);
+    rescale(2);
+    go_over("more", "", "state `count` has version 2, but it declares version 1");
+    go_over("number", "", "state count: migrated from version 2 to 3");
+    let stopped = folder.run(&shell("stop counting"));
+    assert_eq!(stopped.code(), 0, "{stopped:?}");
+    let ended = job.end();
+    assert_eq!(ended.code(), 0, "{ended:?}");
+    assert_eq!(check(&folder), [1, 2, 3, 4]);
+}
+
+#[test]
 fn a_shadow_shows_what_would_differ_before_anything_changes() {
     for backend in ["heap", "rocksdb"] {
         let folder = Folder::with(&[("pipeline.yaml", &pipeline(backend, 20_000, 500, true))]);

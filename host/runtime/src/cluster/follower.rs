@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 use tidemill_model::checkpoint::{CheckpointStore, Manifest, ObjectRef, PartManifest};
 use tidemill_model::snapshot::Form;
 use tidemill_model::{Fault, Plan};
@@ -19,12 +19,13 @@ use tidemill_model::{Fault, Plan};
 use super::gate::Gate;
 use super::handshake::{Kind, Refused};
 use super::links::Mesh;
-use super::messages::{self, Order, Report, Start};
+use super::messages::{self, Component, Order, Report, Start, UpgradeStep};
 use super::wire::Wire;
 use crate::barrier::{Barrier, Barriers, Reached};
 use crate::job::{PhaseHook, Setup, Shared, parts};
 use crate::keeper::Keeper;
 use crate::restore::{self, StartFrom};
+use crate::upgrade::{Loader, NewComponent, Opened, with_components};
 
 /// How often the leader hears how this process is doing.
 const NUMBERS_EVERY: Duration = Duration::from_millis(200);
@@ -32,6 +33,8 @@ const NUMBERS_EVERY: Duration = Duration::from_millis(200);
 const LAST_WORD: Duration = Duration::from_secs(3);
 /// How long a process that waits for the job to begin believes in a leader that says nothing.
 const SILENCE: Duration = Duration::from_secs(10);
+/// How soon a verdict is noticed that came at the worst moment.
+const VERDICT_POLL: Duration = Duration::from_millis(2);
 
 /// What a process needs to take part.
 pub struct FollowOptions<'a> {
@@ -46,6 +49,8 @@ pub struct FollowOptions<'a> {
     /// For files on their way to a state backend.
     pub scratch: PathBuf,
     pub phases: Option<PhaseHook>,
+    /// For components that take over.
+    pub loader: Loader,
 }
 
 /// How a generation came to its end.
@@ -94,6 +99,8 @@ pub(crate) struct Follower {
     said: Condvar,
     /// What was stored for checkpoints, by number.
     stored: Mutex<BTreeMap<u64, Vec<ObjectRef>>>,
+    /// What the leader says of a component on trial.
+    verdict: Mutex<Option<bool>>,
     over: AtomicBool,
 }
 
@@ -115,6 +122,8 @@ enum Task {
     Commit {
         number: u64,
     },
+    Prepare(Component),
+    Swap,
     /// All input has ended.
     End,
 }
@@ -131,6 +140,7 @@ impl Follower {
             last: Mutex::default(),
             said: Condvar::new(),
             stored: Mutex::new(known.into_iter().collect()),
+            verdict: Mutex::default(),
             over: AtomicBool::new(false),
         })
     }
@@ -151,7 +161,7 @@ impl Follower {
         if let Some(first) = addresses.first_mut() {
             options.leader.clone_into(first);
         }
-        let shared = match self.prepare(options, start) {
+        let shared = match self.in_company(silence, || self.prepare(options, start)) {
             Ok(shared) => shared,
             Err(fault) => return self.refuse(fault),
         };
@@ -163,7 +173,7 @@ impl Follower {
             let orders = tasks.clone();
             scope.spawn(move || self.listen(own, from, &orders));
             let keeper = &keeper;
-            let storing = scope.spawn(move || self.keep(keeper, store, &todo));
+            let storing = scope.spawn(move || self.keep(keeper, store, &options.loader, &todo));
             match Mesh::connect(options.gate, self.generation, &addresses, &shared) {
                 Ok(mesh) => crate::job::work_in(&mesh, &shared, || self.await_last_word(&shared)),
                 Err(fault) => shared.fail(fault),
@@ -193,6 +203,22 @@ impl Follower {
         }
     }
 
+    /// Does something that may take its time, while the leader hears that this process is there.
+    fn in_company<T>(&self, silence: Duration, work: impl FnOnce() -> T) -> T {
+        let (done, is_done) = bounded::<()>(0);
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                while is_done.recv_timeout(NUMBERS_EVERY.min(silence / 4)) == Err(RecvTimeoutError::Timeout) {
+                    // A leader that is lost is noticed where it is listened to.
+                    let _ = messages::send(&self.wire, &Report::Numbers { nodes: Vec::new(), first_row_ns: 0 });
+                }
+            });
+            let outcome = work();
+            drop(done);
+            outcome
+        })
+    }
+
     /// Everything that can go wrong before the workers start.
     fn prepare(self: &Arc<Self>, options: &FollowOptions<'_>, start: Start) -> Result<Arc<Shared>, Fault> {
         let FollowOptions { plan, gate, store, scratch, phases, .. } = options;
@@ -202,13 +228,15 @@ impl Follower {
         let from = start_from(start.from, start.dropped, store.as_ref(), scratch)?;
         // Files that an earlier generation has left here are nobody's any more.
         restore::recover(plan, store.as_ref(), from.as_ref())?;
+        let components: Result<Vec<NewComponent>, Fault> = start.components.into_iter().map(Component::read).collect();
+        let plan = with_components(plan, &components?, &options.loader)?;
         let processes = start.addresses.len();
         let workers = start.threads * processes;
         let local = gate.process() * start.threads..(gate.process() + 1) * start.threads;
         Ok(Arc::new(Shared::new(Setup {
-            plan: Plan::clone(plan),
             process: gate.process(),
-            barriers: Barriers::new(parts(plan, local.clone())),
+            barriers: Barriers::new(parts(&plan, local.clone())),
+            plan,
             local,
             workers,
             splits: start.splits,
@@ -290,6 +318,15 @@ impl Follower {
             Order::Thaw => shared.barriers.thaw(),
             Order::Commit { number } => drop(tasks.send(Task::Commit { number })),
             Order::Stop { tick } => drop(shared.stop_at.fetch_min(tick, Ordering::SeqCst)),
+            Order::Prepare(component) => drop(tasks.send(Task::Prepare(component))),
+            Order::Swap => {
+                *self.verdict.lock().expect("no panic while held") = None;
+                drop(tasks.send(Task::Swap));
+            }
+            Order::Verdict { keep } => {
+                *self.verdict.lock().expect("no panic while held") = Some(keep);
+                self.said.notify_all();
+            }
             Order::Abort(told) => {
                 shared.fail(told.into());
                 self.hear_last(Last::Abort);
@@ -330,17 +367,40 @@ impl Follower {
     }
 
     /// Stores and commits what the leader asks for, in order.
-    fn keep(&self, keeper: &Keeper, store: Option<&dyn CheckpointStore>, todo: &Receiver<Task>) {
+    fn keep(&self, keeper: &Keeper, store: Option<&dyn CheckpointStore>, loader: &Loader, todo: &Receiver<Task>) {
+        let mut prepared = None;
+        // What the leader knows of, by the checkpoint that names it: at the end of the input more is prepared, perhaps
+        // before the last checkpoint is published.
+        let mut named = BTreeMap::new();
         while let Ok(task) = todo.recv() {
             match task {
                 Task::Barrier { number, base } => {
                     let Some(parts) = self.reached(&keeper.shared) else { continue };
-                    self.report(self.stored(keeper, store, number, base, parts));
+                    let report = self.stored(keeper, store, number, base, parts);
+                    named = BTreeMap::from([(number, keeper.all_prepared())]);
+                    self.report(report);
                 }
                 Task::Commit { number } => {
-                    let fault = keeper.commit().err().map(Into::into);
+                    let committed = match named.remove(&number) {
+                        Some(published) => keeper.commit_of(&published),
+                        None => keeper.commit(),
+                    };
+                    let fault = committed.err().map(Into::into);
                     self.report(Report::Committed { number, fault });
                 }
+                Task::Prepare(component) => {
+                    prepared = None;
+                    let opened = component.read().and_then(|component| {
+                        let opened = keeper.shared.open_component(&component, loader)?;
+                        prepared = Some((component, opened));
+                        Ok(())
+                    });
+                    self.report_upgrade(UpgradeStep::Prepared, opened);
+                }
+                Task::Swap => match prepared.take() {
+                    Some((component, opened)) => self.go_over(&keeper.shared, component, opened),
+                    None => self.report_upgrade(UpgradeStep::Tried, Err(Fault::internal("no component was prepared"))),
+                },
                 Task::End => {
                     keeper.remember(keeper.shared.barriers.take_last());
                     let latency = keeper.shared.metrics.latency.lock().expect("no panic while held");
@@ -348,6 +408,38 @@ impl Follower {
                     self.report(Report::Ended { prepared: keeper.prepared(), latency: latency.collect() });
                 }
             }
+        }
+    }
+
+    fn report_upgrade(&self, step: UpgradeStep, outcome: Result<(), Fault>) {
+        self.report(Report::Upgrade { step, fault: outcome.err().map(Into::into) });
+    }
+
+    /// Goes over to another component, as far as the leader agrees.
+    fn go_over(&self, shared: &Arc<Shared>, component: NewComponent, opened: Opened) {
+        let Opened { node, successor, logic } = opened;
+        let (swap, works) = shared.try_logic(node, logic);
+        self.report_upgrade(UpgradeStep::Tried, works);
+        let keep = self.await_verdict(shared);
+        swap.decide(keep);
+        let settled = shared.settle(&swap);
+        if keep && settled.is_ok() {
+            shared.replaced(node, successor.factory(), component);
+        }
+        self.report_upgrade(UpgradeStep::Settled, settled);
+    }
+
+    /// Whether a component on trial is to be kept. Not if the job ends before anybody has said so.
+    fn await_verdict(&self, shared: &Shared) -> bool {
+        loop {
+            if let Some(keep) = *self.verdict.lock().expect("no panic while held") {
+                return keep;
+            }
+            if shared.is_aborted() || self.over.load(Ordering::SeqCst) {
+                return false;
+            }
+            let last = self.last.lock().expect("no panic while held");
+            drop(self.said.wait_timeout(last, VERDICT_POLL).expect("no panic while held"));
         }
     }
 

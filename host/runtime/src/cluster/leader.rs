@@ -16,9 +16,11 @@ use tidemill_model::checkpoint::PartManifest;
 use tidemill_model::snapshot::Form;
 
 use super::gate::{Gate, Member};
-use super::messages::{self, Order, Report};
+use super::messages::{self, Order, Report, UpgradeStep};
+use super::wire::Wire;
 use crate::barrier::Barrier;
 use crate::job::Shared;
+use crate::upgrade::NewComponent;
 
 /// How often the others hear that the leader is still there.
 const PING_EVERY: Duration = Duration::from_millis(250);
@@ -26,16 +28,43 @@ const PING_EVERY: Duration = Duration::from_millis(250);
 /// The other processes of a job, and how the leader reaches them.
 #[derive(Clone)]
 pub struct Team {
-    pub gate: Arc<Gate>,
+    pub(crate) gate: Arc<Gate>,
     /// In order; the first is process 1.
-    pub members: Vec<Member>,
+    pub(crate) members: Vec<Member>,
     /// A process that has not been heard of for so long is lost.
-    pub silence: Duration,
+    silence: Duration,
+    /// As long as somebody has it, the members hear that the leader is there, whatever else it does.
+    _company: Arc<()>,
+}
+
+impl Team {
+    pub fn new(gate: Arc<Gate>, members: Vec<Member>, silence: Duration) -> Result<Self, Fault> {
+        let company = Arc::new(());
+        let (wires, kept): (Vec<Wire>, _) =
+            (members.iter().map(|member| member.wire.clone()).collect(), Arc::downgrade(&company));
+        let ping = move || {
+            while kept.upgrade().is_some() {
+                // Who is lost is noticed where it is listened to.
+                wires.iter().for_each(|wire| drop(messages::send(wire, &Order::Ping)));
+                std::thread::sleep(PING_EVERY);
+            }
+        };
+        let spawned = std::thread::Builder::new().name("tidemill-ping".into()).spawn(ping);
+        spawned.map_err(|e| Fault::io(format!("no thread for connections: {e}")))?;
+        Ok(Self { gate, members, silence, _company: company })
+    }
+
+    /// In ms.
+    pub(crate) fn silence_ms(&self) -> u64 {
+        self.silence.as_millis() as u64
+    }
 }
 
 pub(crate) struct Leader {
     pub team: Team,
     pub generation: u64,
+    /// Components that have taken over since the pipeline was read.
+    pub components: Vec<NewComponent>,
     /// By process, from 1 on.
     orders: Vec<Sender<Order>>,
     queues: Mutex<Vec<Receiver<Order>>>,
@@ -55,6 +84,7 @@ struct Heard {
     stored: BTreeMap<usize, Result<(Vec<PartManifest>, u64), Fault>>,
     committed: BTreeMap<usize, Option<Fault>>,
     ended: BTreeMap<usize, ()>,
+    upgrade: BTreeMap<usize, (UpgradeStep, Option<Fault>)>,
     /// What their sinks have prepared; each says all of it each time.
     prepared: BTreeMap<usize, Vec<PartManifest>>,
     /// The barrier or commit that they are to answer for.
@@ -64,11 +94,12 @@ struct Heard {
 }
 
 impl Leader {
-    pub fn new(team: Team, generation: u64, base: Option<u64>) -> Arc<Self> {
+    pub fn new(team: Team, generation: u64, base: Option<u64>, components: Vec<NewComponent>) -> Arc<Self> {
         let (orders, queues) = team.members.iter().map(|_| unbounded()).unzip();
         Arc::new(Self {
             team,
             generation,
+            components,
             orders,
             queues: Mutex::new(queues),
             heard: Mutex::new(Heard { base, ..Heard::default() }),
@@ -130,12 +161,13 @@ impl Leader {
 
     fn speak(&self, shared: &Shared, process: usize, member: &Member, queue: &Receiver<Order>) {
         loop {
-            let order = match queue.recv_timeout(PING_EVERY.min(self.team.silence / 4)) {
-                Ok(order) => order,
-                Err(RecvTimeoutError::Timeout) if self.over.load(Ordering::SeqCst) => return,
-                Err(_) => Order::Ping,
-            };
+            let order = queue.recv_timeout(PING_EVERY);
             shared.look_at_suspicion();
+            let order = match order {
+                Ok(order) => order,
+                Err(RecvTimeoutError::Timeout) if !self.over.load(Ordering::SeqCst) => continue,
+                Err(_) => return,
+            };
             if let Err(error) = messages::send(&member.wire, &order) {
                 return self.lose(shared, process, &error);
             }
@@ -177,7 +209,9 @@ impl Leader {
         match report {
             Report::Frozen { number, tick } if number == current => drop(heard.frozen.insert(process, tick)),
             Report::Announced { number } if number == current => drop(heard.announced.insert(process, ())),
-            Report::Stored { number, parts, prepared, written } if number == current => {
+            Report::Stored { number, mut parts, prepared, written } if number == current => {
+                // With what was prepared up to the barrier: by the time this is published the process may have said more.
+                parts.extend(prepared.iter().cloned());
                 heard.prepared.insert(process, prepared);
                 heard.stored.insert(process, Ok((parts, written)));
             }
@@ -193,6 +227,9 @@ impl Leader {
                 heard.ended.insert(process, ());
                 let mut all = shared.metrics.latency.lock().expect("no panic while held");
                 latency.into_iter().for_each(|(us, rows)| all.saturating_record_n(us, rows));
+            }
+            Report::Upgrade { step, fault } => {
+                heard.upgrade.insert(process, (step, fault.map(Fault::from)));
             }
             Report::Numbers { nodes, first_row_ns } => return shared.metrics.take_in(nodes, first_row_ns),
             Report::Failed(told) => {
@@ -255,8 +292,7 @@ impl Leader {
         let all: Result<Vec<(Vec<PartManifest>, u64)>, Fault> = all.into_iter().collect();
         Some(all.map(|all| {
             let written = all.iter().map(|(_, written)| written).sum();
-            let parts = all.into_iter().flat_map(|(parts, _)| parts);
-            (parts.chain(self.prepared()).collect(), written)
+            (all.into_iter().flat_map(|(parts, _)| parts).collect(), written)
         }))
     }
 
@@ -276,6 +312,35 @@ impl Leader {
         let lost = || Fault::io("the job has failed before all processes had committed");
         let faults = self.answers(shared, |heard| &heard.committed).ok_or_else(lost)?;
         faults.into_iter().flatten().next().map_or(Ok(()), Err)
+    }
+
+    /// Lets the others open a component; the first reason why one can't.
+    pub fn prepare(&self, shared: &Shared, component: &NewComponent) -> Result<(), Fault> {
+        self.lock().upgrade.clear();
+        self.order(&Order::Prepare(component.into()));
+        self.upgraded(shared, UpgradeStep::Prepared)
+    }
+
+    /// Whether it works with all others.
+    pub fn tried(&self, shared: &Shared) -> Result<(), Fault> {
+        self.upgraded(shared, UpgradeStep::Tried)
+    }
+
+    /// All others have settled.
+    pub fn settled(&self, shared: &Shared) -> Result<(), Fault> {
+        self.upgraded(shared, UpgradeStep::Settled)
+    }
+
+    /// Waits until all others have come so far.
+    fn upgraded(&self, shared: &Shared, step: UpgradeStep) -> Result<(), Fault> {
+        let mut heard = self.lock();
+        while heard.upgrade.values().filter(|(at, _)| *at == step).count() < self.team.members.len() {
+            if shared.is_aborted() {
+                return Err(Fault::config("the job has ended before"));
+            }
+            heard = self.changed.wait(heard).expect("no panic while held");
+        }
+        heard.upgrade.values().find_map(|(_, fault)| fault.clone()).map_or(Ok(()), Err)
     }
 
     /// A checkpoint was published: the others may rely on what they have stored for it. None: on nothing.

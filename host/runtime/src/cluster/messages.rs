@@ -1,11 +1,15 @@
 //! What the processes of a job say to each other beside rows: one line of JSON per message.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Read};
+use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tidemill_model::checkpoint::{Manifest, PartManifest, SplitState};
 use tidemill_model::{Fault, FaultKind};
+
+use super::wire::Wire;
+use crate::upgrade::NewComponent;
 
 /// Longest message: a manifest, with the positions of very many splits.
 const MESSAGE_BYTES_MAX: u64 = 1 << 30;
@@ -27,6 +31,12 @@ pub(crate) enum Order {
     Thaw,
     /// What you have prepared up to this checkpoint may become visible.
     Commit { number: u64 },
+    /// Open this component; say whether it fits.
+    Prepare(Component),
+    /// Go over to what was prepared, on trial; say whether it works.
+    Swap,
+    /// It works everywhere, or it does not; say when all is settled.
+    Verdict { keep: bool },
     /// The job has failed.
     Abort(Told),
     /// The job ends here: a checkpoint holds all that it did.
@@ -47,12 +57,41 @@ pub(crate) struct Start {
     /// By node of the plan.
     pub splits: Vec<Vec<SplitState>>,
     pub from: Option<Manifest>,
+    /// Components that have taken over since the pipeline was read.
+    pub components: Vec<Component>,
     /// What is given up of it.
     pub dropped: Vec<String>,
     /// The leader's clock at tick 0, ms since the epoch.
     pub start_ms: i64,
     /// A process that has not been heard of for so long is lost.
     pub silence_ms: u64,
+}
+
+/// A component for a node.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Component {
+    pub node: String,
+    /// In hex.
+    pub bytes: String,
+    pub dropped: Vec<String>,
+}
+
+impl From<&NewComponent> for Component {
+    fn from(component: &NewComponent) -> Self {
+        let digit = |nibble: u8| char::from(b"0123456789abcdef"[usize::from(nibble)]);
+        let bytes = component.bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect();
+        Self { node: component.node.clone(), bytes, dropped: component.dropped.clone() }
+    }
+}
+
+impl Component {
+    pub fn read(self) -> Result<NewComponent, Fault> {
+        let digit = |byte: u8| char::from(byte).to_digit(16).map(|digit| digit as u8);
+        let pairs = self.bytes.as_bytes().chunks(2);
+        let bytes: Option<Vec<u8>> = pairs.map(|pair| Some(digit(pair[0])? << 4 | digit(*pair.get(1)?)?)).collect();
+        let bytes = Arc::new(bytes.ok_or_else(|| Fault::internal("a component has come damaged"))?);
+        Ok(NewComponent { node: self.node, bytes, dropped: self.dropped })
+    }
 }
 
 /// From the others to the leader.
@@ -84,6 +123,11 @@ pub(crate) enum Report {
         number: u64,
         fault: Option<Told>,
     },
+    /// What was ordered of an upgrade is done, or why it is not.
+    Upgrade {
+        step: UpgradeStep,
+        fault: Option<Told>,
+    },
     Failed(Told),
     /// All input has ended and all rows are processed. Latencies in µs, with the number of rows.
     Ended {
@@ -95,6 +139,14 @@ pub(crate) enum Report {
         nodes: Vec<NodeNumbers>,
         first_row_ns: u64,
     },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum UpgradeStep {
+    Prepared,
+    Tried,
+    Settled,
 }
 
 /// A node's numbers on one worker.
@@ -139,10 +191,10 @@ impl From<Told> for Fault {
     }
 }
 
-pub(crate) fn send(mut to: impl Write, message: &impl Serialize) -> std::io::Result<()> {
+pub(crate) fn send(to: &Wire, message: &impl Serialize) -> std::io::Result<()> {
     let mut line = serde_json::to_vec(message)?;
     line.push(b'\n');
-    to.write_all(&line)
+    to.say(&line)
 }
 
 /// The next message; none if the other side has gone.

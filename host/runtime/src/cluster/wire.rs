@@ -3,8 +3,8 @@
 //! Law: nobody waits for the network while holding the session's lock, so that a reader never holds up a writer.
 
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream, ToSocketAddrs};
-use std::sync::Arc;
+use std::net::{Shutdown, TcpStream, ToSocketAddrs};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tidemill_model::Fault;
@@ -21,6 +21,8 @@ pub struct Wire(Arc<Ends>);
 struct Ends {
     socket: TcpStream,
     session: Option<Session>,
+    /// Held while a message is written: several threads may speak.
+    turn: Mutex<()>,
 }
 
 impl Wire {
@@ -35,23 +37,28 @@ impl Wire {
             }
             None => None,
         };
-        Ok(Self(Arc::new(Ends { socket, session })))
+        Ok(Self::new(socket, session))
     }
 
     /// The other end of a connection that was taken.
     pub fn accept(socket: TcpStream, encryption: Option<&Encryption>) -> Result<Self, Fault> {
         socket.set_nodelay(true).map_err(|e| Fault::io(format!("a connection can't be used: {e}")))?;
         let session = encryption.map(|encryption| encryption.accept(&socket)).transpose()?;
-        Ok(Self(Arc::new(Ends { socket, session })))
+        Ok(Self::new(socket, session))
+    }
+
+    fn new(socket: TcpStream, session: Option<Session>) -> Self {
+        Self(Arc::new(Ends { socket, session, turn: Mutex::default() }))
+    }
+
+    /// Writes a message as a whole.
+    pub fn say(&self, message: &[u8]) -> io::Result<()> {
+        let _turn = self.0.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        { self }.write_all(message)
     }
 
     pub fn peer(&self) -> String {
         self.0.socket.peer_addr().map_or_else(|_| "a closed connection".into(), |address| address.to_string())
-    }
-
-    /// Our own address, as the other side can reach it if it is on this machine.
-    pub fn local(&self) -> Option<SocketAddr> {
-        self.0.socket.local_addr().ok()
     }
 
     /// Reads and writes that take longer fail; `None`: they may take for ever.

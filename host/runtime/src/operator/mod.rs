@@ -324,7 +324,7 @@ impl OperatorState {
         match &self.trial {
             // What is held back takes no room below, and is bounded by the number of calls.
             Some(trial) if trial.has_failed || trial.calls.len() >= TRIAL_CALLS_MAX => Ok(Turn::Idle),
-            Some(trial) if !trial.swap.begin_call(self.context.worker) => Ok(Turn::Worked),
+            Some(trial) if !trial.swap.begin_call(self.context.worker) => Ok(Turn::Idle),
             Some(_) => {
                 let turn = self.call(frontier);
                 self.on_trial(turn)

@@ -70,7 +70,7 @@ impl OperatorState {
             return Ok(Some(Turn::Worked));
         };
         let keep = match trial.swap.verdict() {
-            Verdict::Open => return Ok(None),
+            Verdict::Open | Verdict::Sealed => return Ok(None),
             Verdict::Keep => true,
             Verdict::GoBack => false,
         };
