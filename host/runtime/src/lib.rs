@@ -30,5 +30,4 @@ pub use metrics::{JobMetrics, NodeMetrics};
 pub use restore::{DEAD_LETTER, StartFrom};
 pub use shadow::ShadowReport;
 pub use stepped::Stepped;
-pub use upgrade::Upgrade;
 pub use upgrade::{Loader, NewComponent, Upgrade};

@@ -155,8 +155,15 @@ mod tests {
     fn watch() -> (Arc<World>, Watch) {
         let world = World::new();
         let (rest, last) = (VecDeque::new(), Now::START);
-        let watch =
-            Watch { inner: Box::new(Greedy), world: world.clone(), name: "n".into(), piece: 2, rest, more: false, last };
+        let watch = Watch {
+            inner: Box::new(Greedy),
+            world: world.clone(),
+            name: "n".into(),
+            piece: 2,
+            rest,
+            more: false,
+            last,
+        };
         (world, watch)
     }
 

@@ -162,14 +162,20 @@ impl World {
         Ok(rows)
     }
 
-    /// Names of hidden files of sinks that nobody will ever make visible or remove: `named` is all that is in manifests.
+    /// Names of hidden files of sinks that nobody will ever make visible or remove: `named` is all that is in manifests. And whether a
+    /// file of what they name is gone.
     pub fn lost(&self, named: &[Vec<u8>]) -> Result<Vec<String>, String> {
-        let mut hidden = Vec::new();
+        let mut all = Vec::new();
         for sink in entries(&self.folder().join("out"))? {
-            let names = entries(&sink)?.into_iter().filter(|part| is_hidden(part));
-            hidden.extend(names.filter_map(|part| Some(part.file_name()?.to_string_lossy().into_owned())));
+            let names = entries(&sink)?.into_iter();
+            all.extend(names.filter_map(|part| Some(part.file_name()?.to_string_lossy().into_owned())));
         }
-        let is_named = |name: &String| named.iter().any(|c| c.windows(name.len()).any(|part| part == name.as_bytes()));
+        let names_it = |c: &[u8], name: &str| c.windows(name.len()).any(|part| part == name.as_bytes());
+        if let Some(gone) = named.iter().find(|c| !all.iter().any(|name| names_it(c, name))) {
+            return Err(format!("no file is there of {}", String::from_utf8_lossy(gone)));
+        }
+        let hidden: Vec<String> = all.into_iter().filter(|name| name.starts_with('.')).collect();
+        let is_named = |name: &String| named.iter().any(|c| names_it(c, name));
         let (named, rest): (Vec<String>, Vec<String>) = hidden.into_iter().partition(is_named);
         // A lock says that there are hidden files with its tag.
         let locks = |name: &String| {
