@@ -270,7 +270,6 @@ pub fn start(plan: Plan, workers: usize) -> Result<JobHandle, Fault> {
 
 /// Starts a plan. Before anything else, what a checkpoint had prepared is committed, and what nobody will commit removed.
 pub fn start_with(plan: Plan, options: StartOptions) -> Result<JobHandle, Fault> {
-<<<<<<< HEAD
     let SetUp { shared, keeper, checkpointer, leader } = set_up(plan, options)?;
     let for_workers = shared.clone();
     let run = move || match leader {
@@ -293,10 +292,7 @@ pub(crate) struct SetUp {
 }
 
 pub(crate) fn set_up(plan: Plan, options: StartOptions) -> Result<SetUp, Fault> {
-    let StartOptions { workers: threads, durability, from, phases, team } = options;
-=======
     let StartOptions { workers: threads, durability, from, phases, team, components } = options;
->>>>>>> bfe642d994e563d42652b7301feddf7ce1ebc648
     if let Some(from) = &from {
         from.check(&plan)?;
         restore::commit(from, &plan)?;
