@@ -21,6 +21,7 @@ use crate::cluster::{Follower, Leader, Mesh, Order, Report, Start, Team};
 use crate::keeper::Keeper;
 use crate::metrics::JobMetrics;
 use crate::restore::{self, DEAD_LETTER, StartFrom};
+use crate::stepped::SetUp;
 use crate::upgrade::{NewComponent, Upgrades};
 
 /// How long a job that has failed waits for the threads of its sinks: a batch may be on its way to a slow disk.
@@ -283,14 +284,7 @@ pub fn start_with(plan: Plan, options: StartOptions) -> Result<JobHandle, Fault>
     Ok(JobHandle { shared, supervisor })
 }
 
-/// A job that has begun, but for its threads.
-pub(crate) struct SetUp {
-    pub shared: Arc<Shared>,
-    keeper: Arc<Keeper>,
-    pub checkpointer: Option<Checkpointer>,
-    leader: Option<Arc<Leader>>,
-}
-
+/// All of a start but the threads.
 pub(crate) fn set_up(plan: Plan, options: StartOptions) -> Result<SetUp, Fault> {
     let StartOptions { workers: threads, durability, from, phases, team, components } = options;
     if let Some(from) = &from {

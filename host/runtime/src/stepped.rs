@@ -10,11 +10,21 @@ use tidemill_model::snapshot::Restore;
 use tidemill_model::{Fault, Plan};
 
 use crate::checkpoint::{Checkpointer, Phase, Taken, ended};
-use crate::job::{SetUp, Shared, StartOptions, set_up};
+use crate::cluster::Leader;
+use crate::job::{Shared, StartOptions, set_up};
+use crate::keeper::Keeper;
 
 pub struct Stepped {
     shared: Arc<Shared>,
     checkpointer: Checkpointer,
+}
+
+/// A job that has begun, but for its threads.
+pub(crate) struct SetUp {
+    pub shared: Arc<Shared>,
+    pub keeper: Arc<Keeper>,
+    pub checkpointer: Option<Checkpointer>,
+    pub leader: Option<Arc<Leader>>,
 }
 
 impl Stepped {

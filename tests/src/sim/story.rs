@@ -99,7 +99,7 @@ impl Story {
         self.failures = 0;
         let mut left = if quiet { 0 } else { self.chance.below(EVENTS_MAX + 1) };
         loop {
-            let event = if left == 0 && quiet { self.to_the_end(&mut life) } else { self.event(&mut life, left) };
+            let event = if left == 0 && quiet { self.finish(&mut life) } else { self.event(&mut life, left) };
             self.look(&life);
             self.world.check()?;
             check::no_more(&self.expected, &self.world.visible())?;
@@ -147,7 +147,7 @@ impl Story {
         self.world.note_visible();
     }
 
-    fn to_the_end(&mut self, life: &mut Life) -> Result<Event, Fault> {
+    fn finish(&mut self, life: &mut Life) -> Result<Event, Fault> {
         let mut rounds = 0;
         while life.steps(1000)? {
             rounds += 1;
@@ -203,7 +203,7 @@ impl Story {
                 self.world.note("  stopped at a savepoint");
                 Ok(Event::Over)
             }
-            2 => self.to_the_end(life),
+            2 => self.finish(life),
             3 => self.survivor(life),
             _ => {
                 self.world.note("  crash");
@@ -217,7 +217,7 @@ impl Story {
         let steps = 1 << self.chance.below(DOUBLINGS_MAX);
         let more = life.steps(steps)?;
         self.world.note(format!("  {steps} steps"));
-        if more { Ok(Event::GoesOn) } else { self.to_the_end(life) }
+        if more { Ok(Event::GoesOn) } else { self.finish(life) }
     }
 
     /// Something that will go wrong while rows are processed.
