@@ -8,6 +8,7 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use tidemill::catalog::Builtins;
 use tidemill_control::Catalog;
 use tidemill_engine::windows::{TumblingSpec, tumbling};
+use tidemill_model::entries::NoEntries;
 use tidemill_model::fault::OnError;
 use tidemill_model::key::{KeyEncoder, Partitioner};
 use tidemill_model::logic::{GuestLimits, KeyedIn, Logic, OpenContext, RowsIn};
@@ -77,7 +78,7 @@ fn crossing(c: &mut Criterion) {
             states: vec![Arc::new(Int64Array::from(vec![7; rows / 2]))],
         };
         group.bench_function(BenchmarkId::new("keyed", rows), |b| {
-            b.iter(|| count.process_keyed(&input).expect("no trap"))
+            b.iter(|| count.process_keyed(&input, &mut NoEntries).expect("no trap"))
         });
     }
     group.finish();

@@ -13,6 +13,9 @@ pub enum Kind {
     Filter,
 }
 
+/// Types of the fields that are states.
+const STATES: [&str; 5] = ["Value", "ListState", "MapState", "ReducingState", "AggregatingState"];
+
 /// What a field of an operator is.
 enum Role {
     State(StateAttrs),
@@ -92,10 +95,14 @@ fn create(data: &Data, handles: &[Handle<'_>]) -> TokenStream {
     if let Data::Struct(syn::DataStruct { fields: Fields::Unit, .. }) = data {
         return quote!(Self);
     }
+    let mut index = 0..;
     let fields = handles.iter().map(|h| {
         let (field, ty, name) = (h.field, h.ty, &h.name);
         match h.role {
-            Role::State(_) => quote!(#field: <#ty>::create(#name)),
+            Role::State(_) => {
+                let index: u16 = index.next().unwrap_or(u16::MAX);
+                quote!(#field: <#ty>::create(#name, #index))
+            }
             _ => quote!(#field: <#ty as ::std::default::Default>::default()),
         }
     });
@@ -160,8 +167,8 @@ fn states(handles: &[Handle<'_>]) -> TokenStream {
             #( self.#fields.rollback(); )*
         }
 
-        fn updates(&mut self, out: &mut ::std::vec::Vec<internal::StateUpdate>) {
-            #( out.extend(self.#fields.finish(#indices)); )*
+        fn updates(&mut self, out: &mut internal::Effects) {
+            #( self.#fields.finish(#indices, out); )*
         }
 
         #[allow(unused_variables)]
@@ -209,11 +216,14 @@ fn role(field: &Field, ident: &Ident, kind: Kind) -> Result<(String, Role)> {
     };
     let plain = attrs::plain(ident);
     match last.as_deref() {
-        Some("Value") if kind != Kind::Keyed => {
+        Some(last) if STATES.contains(&last) && kind != Kind::Keyed => {
             Err(Error::new_spanned(&field.ty, "state needs a key: derive Keyed instead"))
         }
-        Some("Value") => Ok((attrs.name.clone().unwrap_or(plain), Role::State(attrs))),
-        _ if attrs.present => Err(Error::new_spanned(&field.ty, "#[state] is for fields of the type Value<T>")),
+        Some(last) if STATES.contains(&last) => Ok((attrs.name.clone().unwrap_or(plain), Role::State(attrs))),
+        _ if attrs.present => Err(Error::new_spanned(
+            &field.ty,
+            "#[state] is for fields of the types Value, ListState, MapState, ReducingState and AggregatingState",
+        )),
         Some("Counter" | "Gauge") => Ok((plain, Role::Metric)),
         _ => Ok((plain, Role::Plain)),
     }

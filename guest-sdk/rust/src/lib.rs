@@ -35,7 +35,7 @@
 //! ```
 //!
 //! Rows are read from and written to Arrow columns; a call handles a batch, and none of it allocates per row.
-//! An instance's memory is a cache: the host may drop it between two batches. What must last is in [`Value`]s.
+//! An instance's memory is a cache: the host may drop it between two batches. What must last is in [`Value`]s, [`ListState`]s and [`MapState`]s.
 
 // The derives name this crate by its name, also within itself.
 extern crate self as tidemill_sdk;
@@ -69,7 +69,7 @@ pub use log::{Counter, Gauge, Level, log};
 pub use native::{Domain, OpError};
 pub use operator::{FilterOperator, KeyedOperator, MapOperator, Operator, Timer};
 pub use row::{Ports, Row};
-pub use state::{StateValue, Value};
+pub use state::{Aggregate, AggregatingState, ListState, MapState, Reduce, ReducingState, StateKey, StateValue, Value};
 pub use types::{Date, Decimal128, Decode, Encode, List, Timestamp, TimestampNs, TimestampS, TimestampUs, Type};
 
 pub use serde;
@@ -78,9 +78,10 @@ pub use tidemill_sdk_derive::{Filter, Keyed, Map, Ports, Row};
 /// All that an operator needs.
 pub mod prelude {
     pub use crate::{
-        Config, Context, Counter, Date, Decimal128, Domain, Error, Filter, FilterOperator, Gauge, Keyed, KeyedOperator,
-        List, Map, MapOperator, Ports, Result, Row, RowKind, Timer, Timestamp, TimestampNs, TimestampS, TimestampUs,
-        Value, bail, debug, ensure, error, info, trace, warn,
+        Aggregate, AggregatingState, Config, Context, Counter, Date, Decimal128, Domain, Error, Filter, FilterOperator,
+        Gauge, Keyed, KeyedOperator, List, ListState, Map, MapOperator, MapState, Ports, Reduce, ReducingState, Result,
+        Row, RowKind, Timer, Timestamp, TimestampNs, TimestampS, TimestampUs, Value, bail, debug, ensure, error, info,
+        trace, warn,
     };
 }
 
@@ -89,7 +90,7 @@ pub mod prelude {
 pub mod internal {
     pub use crate::config::Config;
     pub use crate::error::contract;
-    pub use crate::native::{Column, ColumnRef, Field, Instance, OpError, Port, StateDescriptor, StateUpdate};
+    pub use crate::native::{Column, ColumnRef, Effects, Field, Instance, OpError, Port, StateDescriptor};
     pub use crate::operator::Kind;
     pub use crate::row::{no_port, port_of, row_reader};
     pub use crate::run::{open_filter, open_keyed, open_map};

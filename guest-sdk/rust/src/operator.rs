@@ -3,7 +3,7 @@
 use crate::config::Config;
 use crate::context::Context;
 use crate::error::{Error, Result};
-use crate::native::{Column, Descriptor, Domain, Instance, OpError, StateDescriptor, StateUpdate};
+use crate::native::{Column, Descriptor, Domain, Effects, Instance, OpError, StateDescriptor};
 use crate::row::{Ports, Row};
 
 /// Keeps or drops rows. Derive `Filter`.
@@ -101,7 +101,7 @@ pub trait Operator: Sized + 'static {
     /// What was changed since `begin` is undone.
     fn rollback(&mut self) {}
     /// What has changed since `load`.
-    fn updates(&mut self, _out: &mut Vec<StateUpdate>) {}
+    fn updates(&mut self, _out: &mut Effects) {}
     fn migrate(name: &str, _from: u32, _values: Column) -> Result<Column, OpError> {
         Err(crate::error::contract(format_args!("there is no state `{name}`")))
     }

@@ -7,7 +7,7 @@ use std::marker::PhantomData;
 
 use crate::native::{self, Entry, Instance};
 use bindings::exports::tidemill::operator::{keyed, lifecycle, stateless};
-use bindings::tidemill::operator::types;
+use bindings::tidemill::operator::{state as host_state, types};
 
 pub mod bindings {
     wit_bindgen::generate!({
@@ -166,6 +166,13 @@ fn effects(effects: native::Effects) -> keyed::Effects {
         key_index: u.key_index,
         values: column(u.values),
     };
+    let entries = |e: native::EntryUpdate| keyed::EntryUpdate {
+        state: e.state,
+        clears: e.clears,
+        key_index: e.key_index,
+        entry_keys: e.entry_keys.into_iter().map(column).collect(),
+        values: column(e.values),
+    };
     let timers = |t: native::TimerChanges| keyed::TimerChanges {
         domain: match t.domain {
             native::Domain::Event => keyed::Domain::Event,
@@ -178,6 +185,7 @@ fn effects(effects: native::Effects) -> keyed::Effects {
     keyed::Effects {
         outputs: outputs(effects.outputs),
         updates: effects.updates.into_iter().map(update).collect(),
+        entries: effects.entries.into_iter().map(entries).collect(),
         timers: effects.timers.into_iter().map(timers).collect(),
         errors: errors(effects.errors),
     }
@@ -203,6 +211,8 @@ fn descriptor(d: native::Descriptor) -> lifecycle::Descriptor {
     };
     let state = |s: native::StateDescriptor| lifecycle::StateDescriptor {
         name: s.name,
+        kind: s.kind.to_owned(),
+        entry_key: s.entry_key.into_iter().map(field).collect(),
         value: field(s.value),
         codec: s.codec,
         version: s.version,
@@ -219,6 +229,28 @@ fn descriptor(d: native::Descriptor) -> lifecycle::Descriptor {
         reads_time: d.reads_time,
         reads_keys: d.reads_keys,
         changes: d.changes,
+    }
+}
+
+/// Lists and maps as the host has them.
+pub(crate) struct HostReads;
+
+impl native::EntryReads for HostReads {
+    fn get_many(&mut self, state: u16, keys: &[u8], entries: &native::Column) -> Result<native::Column, String> {
+        Ok(column_in(host_state::get_many(state, keys, &column(entries.clone()))))
+    }
+
+    fn scan(
+        &mut self,
+        state: u16,
+        keys: &[u8],
+        after: Option<&native::Column>,
+        limit: u32,
+    ) -> Result<native::Entries, String> {
+        let after = after.cloned().map(column);
+        let found = host_state::scan(state, keys, after.as_ref(), limit);
+        let (entry_keys, values) = (column_in(found.entry_keys), column_in(found.values));
+        Ok(native::Entries { index: found.index, entry_keys, values, more: found.more })
     }
 }
 

@@ -11,7 +11,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::component::StateDescriptor;
 use crate::fault::Fault;
-use crate::schema::{parse_type, type_name};
 use crate::sink::Committable;
 use crate::snapshot::{Chunks, NativeFile, Snapshot, Table};
 use crate::time::Now;
@@ -124,16 +123,17 @@ pub struct StateManifest {
 
 impl StateManifest {
     pub fn of(state: &StateDescriptor) -> Self {
-        let StateDescriptor { name, field, codec, version, .. } = state;
-        let data_type = type_name(field.data_type());
+        let StateDescriptor { name, codec, version, .. } = state;
+        let data_type = state.type_text();
         Self { name: name.clone(), data_type, codec: codec.clone(), version: *version }
     }
 
     /// Err: it has a type that this version of the program does not know.
     pub fn descriptor(&self) -> Result<StateDescriptor, Fault> {
         let Self { name, data_type, codec, version } = self;
-        let data_type = parse_type(data_type).map_err(|e| Fault::data(format!("state `{name}` was stored as: {e}")))?;
-        Ok(StateDescriptor { codec: codec.clone(), version: *version, ..StateDescriptor::value(name, data_type) })
+        let described = StateDescriptor::of_text(name, data_type);
+        let described = described.map_err(|e| Fault::data(format!("state `{name}` was stored as: {e}")))?;
+        Ok(StateDescriptor { codec: codec.clone(), version: *version, ..described })
     }
 }
 

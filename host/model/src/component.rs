@@ -2,6 +2,8 @@
 
 use arrow::datatypes::{DataType, Field, SchemaRef};
 
+use crate::schema::{parse_type, type_name};
+
 /// How the host calls an operator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogicKind {
@@ -66,6 +68,31 @@ impl StateDescriptor {
     pub fn value(name: &str, data_type: DataType) -> Self {
         let field = Field::new(name, data_type, true);
         Self { name: name.to_owned(), kind: StateKind::Value, field, codec: String::new(), version: 1, ttl: None }
+    }
+
+    /// What it keeps, for people: `int64`, `list of int64`, `map of utf8 to int64`.
+    pub fn type_text(&self) -> String {
+        let value = type_name(self.field.data_type());
+        match &self.kind {
+            StateKind::Value => value,
+            StateKind::List => format!("list of {value}"),
+            StateKind::Map(entry) => format!("map of {} to {value}", type_name(entry.data_type())),
+        }
+    }
+
+    /// The same from what [`StateDescriptor::type_text`] said.
+    pub fn of_text(name: &str, text: &str) -> Result<Self, String> {
+        let value = |text: &str| parse_type(text).map(|data_type| Self::value(name, data_type));
+        if let Some(of) = text.strip_prefix("list of ") {
+            return Ok(Self { kind: StateKind::List, ..value(of)? });
+        }
+        match text.strip_prefix("map of ").and_then(|of| of.split_once(" to ")) {
+            Some((entry, of)) => {
+                let entry = Field::new("entry", parse_type(entry)?, false);
+                Ok(Self { kind: StateKind::Map(entry), ..value(of)? })
+            }
+            None => value(text),
+        }
     }
 
     /// The type of the column that crosses with each call: the values, or whether a key has any entries.

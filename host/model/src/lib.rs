@@ -8,6 +8,7 @@ pub mod checkpoint;
 pub mod component;
 pub mod config;
 pub mod dead;
+pub mod entries;
 pub mod event_time;
 pub mod fault;
 pub mod format;

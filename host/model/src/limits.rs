@@ -31,5 +31,12 @@ pub const GUEST_CALL_MS_MAX: u64 = 5_000;
 pub const GUEST_RETURN_BYTES_MAX: usize = 64 << 20;
 /// Names of operators, ports, fields and states.
 pub const NAME_BYTES_MAX: usize = 64;
+/// Bytes of an entry key of a map: it stands in every index of the storage.
+pub const ENTRY_KEY_BYTES_MAX: usize = 4 << 10;
+/// Bytes of one value in a list or map.
+pub const ENTRY_VALUE_BYTES_MAX: usize = 4 << 20;
+/// Entries that one answer to a component may hold, and their bytes (it may be passed by one entry): as a batch.
+pub const SCAN_ENTRIES_MAX: usize = BATCH_ROWS_MAX;
+pub const SCAN_BYTES_MAX: usize = BATCH_BYTES_MAX;
 /// Text of an error or log line that a component may produce; longer texts are cut.
 pub const TEXT_BYTES_MAX: usize = 10_000;

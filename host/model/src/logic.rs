@@ -8,6 +8,7 @@ use arrow::buffer::ScalarBuffer;
 use arrow::datatypes::SchemaRef;
 
 use crate::component::Descriptor;
+use crate::entries::{EntryReads, EntryUpdate};
 use crate::fault::Fault;
 use crate::limits;
 use crate::time::Now;
@@ -40,7 +41,7 @@ pub struct KeyedIn {
     pub key_count: usize,
     /// Key columns of the distinct keys, if the descriptor reads them.
     pub keys: Option<RecordBatch>,
-    /// Per state descriptor one value per distinct key, null = no value.
+    /// Per state descriptor one value per distinct key, null = no value; of a list or map whether there are entries.
     pub states: Vec<ArrayRef>,
 }
 
@@ -101,6 +102,7 @@ pub struct RowError {
 pub struct Effects {
     pub outputs: Vec<RowsOut>,
     pub updates: Vec<StateUpdate>,
+    pub entries: Vec<EntryUpdate>,
     pub timers: Vec<TimerChange>,
     pub errors: Vec<RowError>,
 }
@@ -154,8 +156,9 @@ pub trait Logic: Send {
     fn process(&mut self, input: &RowsIn) -> Result<Effects, LogicError>;
     /// Kind `Filter`: which rows stay. Same length as the rows, no nulls. Row errors beside it.
     fn keep(&mut self, input: &RowsIn) -> Result<(BooleanArray, Vec<RowError>), LogicError>;
-    fn process_keyed(&mut self, input: &KeyedIn) -> Result<Effects, LogicError>;
-    fn on_timers(&mut self, due: &TimersIn) -> Result<Effects, LogicError>;
+    /// `reads`: lists and maps of the keys of the call, for as long as it takes.
+    fn process_keyed(&mut self, input: &KeyedIn, reads: &mut dyn EntryReads) -> Result<Effects, LogicError>;
+    fn on_timers(&mut self, due: &TimersIn, reads: &mut dyn EntryReads) -> Result<Effects, LogicError>;
     /// Values of a state as version `from` has written them, in that version's type and without nulls; the same values as the
     /// present version has them, as many, in its type. No values: whether it could.
     fn migrate_state(&mut self, name: &str, from: u32, _values: &ArrayRef) -> Result<ArrayRef, LogicError> {

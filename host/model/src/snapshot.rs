@@ -111,7 +111,11 @@ pub fn state_in(table: &str, schema: &SchemaRef) -> Option<StateDescriptor> {
     let (name, version) = state_of_table(table)?;
     let data_type = schema.field_with_name("value").ok()?.data_type().clone();
     let codec = schema.metadata().get("codec").cloned().unwrap_or_default();
-    Some(StateDescriptor { codec, version, ..StateDescriptor::value(name, data_type) })
+    let described = match schema.metadata().get("kind") {
+        Some(kind) => StateDescriptor::of_text(name, kind).ok()?,
+        None => StateDescriptor::value(name, data_type),
+    };
+    Some(StateDescriptor { codec, version, ..described })
 }
 
 /// The field of [`KEY_GROUP`].

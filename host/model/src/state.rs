@@ -1,16 +1,18 @@
-//! Keyed state behind a port: one value per key and state descriptor.
+//! Keyed state behind a port: one value per key and state descriptor, or many ([`EntryStore`]).
 //!
 //! A call works on *slots*: `resolve` maps the keys of a batch to slots, which stay valid until the
 //! next `release`. Laws: equal keys have equal slots; a slot whose key has neither values nor pins is
 //! forgotten; keys of one worker only; what has outlived its [`Ttl`](crate::component::Ttl) is never seen again.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, BinaryArray, Int64Array};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use arrow::row::{RowConverter, Rows, SortField};
 
-use crate::component::StateDescriptor;
+use crate::component::{StateDescriptor, StateKind};
+use crate::entries::EntryStore;
 use crate::fault::Fault;
 use crate::snapshot::{Form, Restore, Snapshot, key_group_field};
 
@@ -18,7 +20,7 @@ use crate::snapshot::{Form, Restore, Snapshot, key_group_field};
 pub type Slot = u32;
 
 /// State of one keyed operator on one worker.
-pub trait StateBackend: Send {
+pub trait StateBackend: EntryStore + Send {
     /// Slots of the keys in `slots` (cleared first), creating those that are new. `hashes[i]` is xxh3 of `keys.row(i)`.
     fn resolve(&mut self, keys: &Rows, hashes: &[u64], slots: &mut Vec<Slot>) -> Result<(), Fault>;
     /// `resolve` for keys of one int64 column without nulls: same slots as for their encoding, but the
@@ -30,7 +32,7 @@ pub trait StateBackend: Send {
     }
     /// Bytes of the key of a slot.
     fn key(&self, slot: Slot) -> &[u8];
-    /// One value per slot, null where there is none.
+    /// One value per slot, null where there is none. Of a list or map: whether the slot has entries.
     fn gather(&mut self, state: usize, slots: &[Slot]) -> Result<ArrayRef, Fault>;
     /// Stores one value per slot; null deletes. `values` has the descriptor's type.
     fn scatter(&mut self, state: usize, slots: &[Slot], values: &ArrayRef) -> Result<(), Fault>;
@@ -85,16 +87,26 @@ pub fn state_of_table(table: &str) -> Option<(&str, u32)> {
 /// The column of a table that says when a value was last written; null: nobody knows.
 pub const WRITTEN: &str = "written";
 
-/// Columns of a state's table: key group, key (binary), value, and when it was written if the state has a time to live; version
-/// and codec as metadata.
+/// The column of a table of entries with the entry key, in the encoding that [`crate::entries`] tells.
+pub const ENTRY: &str = "entry";
+
+/// Columns of a state's table: key group, key (binary), of a list or map the entry key (binary), value, and when it was written if the state has a time to live; version,
+/// codec and kind as metadata.
 pub fn table_schema(state: &StateDescriptor) -> SchemaRef {
-    let metadata = [("version".to_owned(), state.version.to_string()), ("codec".to_owned(), state.codec.clone())];
+    let pair = |name: &str, text: String| (name.to_owned(), text);
+    let kind = (state.kind != StateKind::Value).then(|| pair("kind", state.type_text()));
+    let metadata = [pair("version", state.version.to_string()), pair("codec", state.codec.clone())];
+    let metadata: HashMap<String, String> = metadata.into_iter().chain(kind).collect();
     let value = Field::new("value", state.field.data_type().clone(), false);
-    let mut fields = vec![key_group_field(), Field::new("key", DataType::Binary, false), value];
+    let mut fields = vec![key_group_field(), Field::new("key", DataType::Binary, false)];
+    if state.kind != StateKind::Value {
+        fields.push(Field::new(ENTRY, DataType::Binary, false));
+    }
+    fields.push(value);
     if state.ttl.is_some() {
         fields.push(Field::new(WRITTEN, DataType::Timestamp(TimeUnit::Millisecond, None), true));
     }
-    Arc::new(Schema::new_with_metadata(fields, metadata.into()))
+    Arc::new(Schema::new_with_metadata(fields, metadata))
 }
 
 /// Makes the backend of an operator on a worker.

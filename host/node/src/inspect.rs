@@ -47,8 +47,12 @@ fn show(text: &mut String, operator: &Descriptor) -> std::fmt::Result {
     }
     for state in &operator.states {
         let codec = if state.codec.is_empty() { String::new() } else { format!(", {}", state.codec) };
-        let value = type_name(state.field.data_type());
-        writeln!(text, "  state  {}: {value} per key (version {}{codec})", state.name, state.version)?;
+        let ttl = state.ttl.map_or(String::new(), |ttl| {
+            let since = if ttl.on_read { "read or write" } else { "write" };
+            format!(", dropped {} ms after the last {since}", ttl.ms)
+        });
+        let kept = state.type_text();
+        writeln!(text, "  state  {}: {kept} per key (version {}{codec}{ttl})", state.name, state.version)?;
     }
     Ok(())
 }

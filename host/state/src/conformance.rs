@@ -3,6 +3,7 @@
 //! The reference is a `BTreeMap`: a [`Step`] is done on both and the answers compared.
 
 mod changes;
+mod entries;
 mod lives;
 mod snapshots;
 
@@ -54,6 +55,7 @@ pub fn conformance(factory: &dyn StateBackendFactory) {
     snapshots::snapshots(factory);
     changes::changes(factory);
     lives::lives(factory);
+    entries::entries(factory);
     for seed in 0..20 {
         check_steps(factory, &random_steps(seed));
     }

@@ -8,6 +8,7 @@ mod heap;
 #[cfg(feature = "rocksdb")]
 mod rocksdb;
 mod tables;
+mod values;
 
 pub use heap::HeapFactory;
 #[cfg(feature = "rocksdb")]

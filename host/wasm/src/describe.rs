@@ -10,6 +10,7 @@ use tidemill_model::schema::type_name;
 use crate::abi::effects::cut;
 use crate::abi::fields::{check_name, schema};
 use crate::bindings::exports::tidemill::operator::lifecycle as wit;
+use crate::bindings::tidemill::operator::types::FieldResult;
 
 /// Operators in a component.
 const OPERATORS_MAX: usize = 256;
@@ -104,8 +105,30 @@ fn state(said: wit::StateDescriptor) -> Result<StateDescriptor, String> {
     }
     // Null is "no value", so every state is nullable, whatever the component says.
     let field = Field::new(value.field(0).name(), ty.clone(), true);
-    let (kind, codec) = (StateKind::Value, cut(said.codec));
+    let (kind, codec) = (state_kind(&said.kind, &said.entry_key).map_err(wrong)?, cut(said.codec));
     Ok(StateDescriptor { name: said.name, kind, field, codec, version: said.version, ttl })
+}
+
+fn state_kind(kind: &str, entry_key: &[FieldResult]) -> Result<StateKind, String> {
+    let entry = schema(entry_key).map_err(|wrong| format!("entry key: {wrong}"))?;
+    let count = entry.fields().len();
+    match (kind, count) {
+        ("map", 1) => {
+            let ty = entry.field(0).data_type();
+            if ty.is_nested() {
+                return Err(format!("an entry key is fixed-width, utf8 or binary, not {}", type_name(ty)));
+            }
+            Ok(StateKind::Map(Field::new(entry.field(0).name(), ty.clone(), false)))
+        }
+        ("map", _) => Err(format!("a map has 1 entry key, not {count}")),
+        ("value", 0) => Ok(StateKind::Value),
+        ("list", 0) => Ok(StateKind::List),
+        ("value" | "list", _) => Err(format!("a {kind} has no entry key, which is for maps")),
+        (other, _) => {
+            let shown = cut(other.to_owned());
+            Err(format!("kind `{shown}` is unknown to this host; it knows `value`, `list` and `map`"))
+        }
+    }
 }
 
 fn unique<'a>(what: &str, names: impl Iterator<Item = &'a str>) -> Result<(), String> {
@@ -123,7 +146,6 @@ fn unique<'a>(what: &str, names: impl Iterator<Item = &'a str>) -> Result<(), St
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bindings::tidemill::operator::types::FieldResult;
 
     fn field(ty: &str) -> FieldResult {
         FieldResult { name: "a".into(), type_name: ty.into(), nullable: false, children: 0 }
@@ -134,8 +156,16 @@ mod tests {
     }
 
     fn state(name: &str, ty: &str) -> wit::StateDescriptor {
-        let (value, codec) = (field(ty), String::new());
-        wit::StateDescriptor { name: name.into(), value, codec, version: 1, ttl: 0, ttl_on_read: false }
+        wit::StateDescriptor {
+            name: name.into(),
+            kind: "value".into(),
+            entry_key: vec![],
+            value: field(ty),
+            codec: String::new(),
+            version: 1,
+            ttl: 0,
+            ttl_on_read: false,
+        }
     }
 
     fn keyed() -> wit::Descriptor {
@@ -176,6 +206,19 @@ mod tests {
             (|d| d.states.push(state("s", "bool")), "state `s` is described twice"),
             (|d| d.states[0].value.children = 1, "state `s`: column `a`: binary has no children, not 1"),
             (|d| d.states[0].value.type_name = "list".into(), "state `s`: column `a`: a list has 1 child, not 0"),
+            (
+                |d| d.states[0].kind = "queue".into(),
+                "state `s`: kind `queue` is unknown to this host; it knows `value`, `list` and `map`",
+            ),
+            (|d| d.states[0].kind = "map".into(), "state `s`: a map has 1 entry key, not 0"),
+            (|d| d.states[0].entry_key.push(field("utf8")), "state `s`: a value has no entry key, which is for maps"),
+            (
+                |d| {
+                    d.states[0].kind = "map".into();
+                    d.states[0].entry_key = vec![FieldResult { children: 1, ..field("list") }, field("int8")];
+                },
+                "state `s`: an entry key is fixed-width, utf8 or binary, not list(int8)",
+            ),
             (|d| d.states[0].ttl_on_read = true, "state `s`: it says `ttl-on-read`, but has no time to live"),
             (|d| d.kind = "map".into(), "it has states, which only kind `keyed` can have, not `map`"),
             (

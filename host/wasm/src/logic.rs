@@ -11,6 +11,7 @@ use wasmtime::Store;
 
 use tidemill_model::Fault;
 use tidemill_model::component::{Descriptor, LogicKind};
+use tidemill_model::entries::EntryReads;
 use tidemill_model::logic::{
     Effects, KeyedIn, Logic, LogicError, LogicFactory, OpenContext, RowError, RowsIn, TimeDomain, TimersIn,
 };
@@ -141,6 +142,21 @@ impl GuestLogic {
         }
     }
 
+    /// The same for a call that may read lists and maps.
+    fn call_keyed<R>(
+        &mut self,
+        reads: &mut dyn EntryReads,
+        call: impl FnOnce(&mut Store<GuestState>, &Exports) -> wasmtime::Result<Result<R, OpError>>,
+    ) -> Result<R, LogicError> {
+        let descriptor = self.descriptor.clone();
+        self.call(|store, exports| {
+            store.data_mut().reading.open(&descriptor, reads);
+            let answer = call(store, exports);
+            store.data_mut().reading.close();
+            answer
+        })
+    }
+
     fn instance(&mut self) -> Result<&mut Instance, LogicError> {
         let instance = match self.instance.take() {
             Some(instance) => instance,
@@ -182,6 +198,7 @@ impl GuestLogic {
             Ok(Effects {
                 outputs: call.outputs(said.outputs)?,
                 updates: call.updates(said.updates)?,
+                entries: call.entries(said.entries)?,
                 timers: call.timers(said.timers)?,
                 errors: call.errors(said.errors)?,
             })
@@ -217,7 +234,13 @@ impl Logic for GuestLogic {
         let said = self.call(|store, exports| {
             exports.stateless()?.call_process(store, port, input::batch(input, &columns), input::now(input.now))
         })?;
-        let said = keyed::Effects { outputs: said.outputs, updates: vec![], timers: vec![], errors: said.errors };
+        let said = keyed::Effects {
+            outputs: said.outputs,
+            updates: vec![],
+            entries: vec![],
+            timers: vec![],
+            errors: said.errors,
+        };
         self.effects(input.rows.num_rows(), 0, said)
     }
 
@@ -237,13 +260,13 @@ impl Logic for GuestLogic {
         self.checked(check())
     }
 
-    fn process_keyed(&mut self, input: &KeyedIn) -> Result<Effects, LogicError> {
+    fn process_keyed(&mut self, input: &KeyedIn, reads: &mut dyn EntryReads) -> Result<Effects, LogicError> {
         self.of_kind(LogicKind::Keyed)?;
         let rows = &input.rows;
         let lowered = input::rows(&self.descriptor, rows).map_err(host)?;
         let lowered_keys = self.lower_keys(input.key_count, input.keys.as_ref(), &input.states)?;
         let (columns, key_columns) = (lowered.columns(), lowered_keys.columns());
-        let said = self.call(|store, exports| {
+        let said = self.call_keyed(reads, |store, exports| {
             let batch = KeyedBatch {
                 input: rows.input as u16,
                 rows: input::batch(rows, &columns),
@@ -256,11 +279,11 @@ impl Logic for GuestLogic {
         self.effects(rows.rows.num_rows(), input.key_count, said)
     }
 
-    fn on_timers(&mut self, due: &TimersIn) -> Result<Effects, LogicError> {
+    fn on_timers(&mut self, due: &TimersIn, reads: &mut dyn EntryReads) -> Result<Effects, LogicError> {
         self.of_kind(LogicKind::Keyed)?;
         let lowered_keys = self.lower_keys(due.key_count, due.keys.as_ref(), &due.states)?;
         let key_columns = lowered_keys.columns();
-        let said = self.call(|store, exports| {
+        let said = self.call_keyed(reads, |store, exports| {
             let timers = DueTimers {
                 domain: match due.domain {
                     TimeDomain::Event => Domain::Event,

@@ -12,6 +12,7 @@ use crate::component::Surface;
 use crate::host::Limits;
 use crate::imports::logging::Log;
 use crate::imports::metrics::Metrics;
+use crate::imports::state::Reading;
 use crate::symbols::Symbols;
 use crate::ticker::TICK_MS;
 use crate::trap;
@@ -29,18 +30,19 @@ pub(crate) struct GuestState {
     pub(crate) panic: Option<String>,
     pub(crate) log: Log,
     pub(crate) metrics: Metrics,
+    pub(crate) reading: Reading,
 }
 
 impl GuestState {
     pub(crate) fn new(node: &str, worker: usize, limits: &Limits) -> Self {
         let node: Arc<str> = node.into();
         let (log, metrics) = (Log::new(node.clone(), worker), Metrics::new(node, worker));
-        Self { budget: Budget::new(limits.memory_bytes), panic: None, log, metrics }
+        Self { budget: Budget::new(limits.memory_bytes), panic: None, log, metrics, reading: Reading::default() }
     }
 
     /// For the next instance of the same operator: its log and metrics go on.
     pub(crate) fn renew(self, limits: &Limits) -> Self {
-        Self { budget: Budget::new(limits.memory_bytes), panic: None, ..self }
+        Self { budget: Budget::new(limits.memory_bytes), panic: None, reading: Reading::default(), ..self }
     }
 }
 

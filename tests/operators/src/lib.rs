@@ -2,6 +2,7 @@
 //!
 //! Natively they are reached through `OPERATORS`, so that WASM and native runs share every line.
 
+mod entries;
 mod fussy;
 mod keyed;
 mod lives;
@@ -9,9 +10,10 @@ mod stateless;
 mod timers;
 mod types;
 
+pub use entries::{Baskets, Vocabulary};
 pub use fussy::{Fussy, FussyCount, FussyFilter};
 pub use keyed::{Count, Patience, Profile, Tickets};
-pub use lives::Lately;
+pub use lives::{Lately, LatelyListed};
 pub use stateless::{Even, Merge, Route, Square, Stamp, Words};
 pub use timers::{Scripted, Sessions, Totals};
 pub use types::Echo;
@@ -34,5 +36,8 @@ tidemill_sdk::export!(
     Scripted,
     Totals,
     Lately,
+    LatelyListed,
+    Baskets,
+    Vocabulary,
     Echo,
 );

@@ -53,3 +53,38 @@ impl KeyedOperator for Lately {
         Ok(())
     }
 }
+
+/// The same with a list and maps, whose entries live each for itself.
+#[derive(Keyed)]
+pub struct LatelyListed {
+    #[state(ttl = "2250ms")]
+    rows: ListState<i64>,
+    #[state(ttl = "2250ms")]
+    first: MapState<String, i64>,
+    #[state(ttl = "2250ms", ttl_on_read)]
+    kept: MapState<u8, i64>,
+}
+
+impl KeyedOperator for LatelyListed {
+    type In<'a> = Numbered;
+    type Out<'a> = Remembered;
+
+    fn process(&mut self, row: Numbered, ctx: &mut Context<Self>) -> Result<()> {
+        self.rows.add(row.id);
+        let first = self.first.get("first").unwrap_or(row.id);
+        if !self.first.contains("first") {
+            self.first.put("first", row.id);
+        }
+        let kept = self.kept.get(&0).unwrap_or(row.id);
+        if !self.kept.contains(&0) {
+            self.kept.put(&0, row.id);
+        }
+        // Written at each row, so that the maps themselves go on living.
+        self.first.put("latest", row.id);
+        let is_due = row.id >= FIRST;
+        let lately = |id: i64| is_due.then_some(row.id - id <= LATELY);
+        let again = is_due.then(|| self.rows.get().len() > 1);
+        ctx.emit(Remembered { again, first: lately(first), kept: lately(kept) });
+        Ok(())
+    }
+}

@@ -4,6 +4,7 @@
 //! A panic is a trap, as it is in a component: the instance is gone, and the next call gets a fresh one.
 
 mod columns;
+mod entries;
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -14,6 +15,7 @@ use arrow::buffer::{BooleanBuffer, Buffer, ScalarBuffer};
 use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
 use tidemill_model::Fault;
 use tidemill_model::component::{Descriptor, LogicKind, Port, StateDescriptor, StateKind, Ttl};
+use tidemill_model::entries::{EntryReads, EntryUpdate};
 use tidemill_model::logic::{
     Effects, KeyedIn, Logic, LogicError, LogicFactory, OpenContext, RowError, RowsIn, RowsOut, StateUpdate, TimeDomain,
     TimerChange, TimersIn,
@@ -21,6 +23,8 @@ use tidemill_model::logic::{
 use tidemill_model::schema::{parse_type, type_name};
 use tidemill_model::time::Now;
 use tidemill_sdk::native as sdk;
+
+use entries::SdkReads;
 
 use columns::{Columns, Lowered, bytes, lift, lift_all, optional};
 
@@ -86,7 +90,7 @@ impl Logic for Native {
         Ok((BooleanArray::new(bits, None), kept.errors.into_iter().map(row_error).collect()))
     }
 
-    fn process_keyed(&mut self, input: &KeyedIn) -> Result<Effects, LogicError> {
+    fn process_keyed(&mut self, input: &KeyedIn, reads: &mut dyn EntryReads) -> Result<Effects, LogicError> {
         let columns = Lowered::of(input.rows.rows.columns());
         let keys = Lowered::of(input.keys.iter().flat_map(|k| k.columns()));
         let batch = sdk::KeyedBatch {
@@ -96,11 +100,13 @@ impl Logic for Native {
             keys: keys.keys(input.key_count, &input.states),
             now: now(input.rows.now),
         };
-        let effects = self.call(|instance| instance.process_keyed(batch))?;
+        let mut reads = SdkReads { reads, states: &self.descriptor.states.clone() };
+        let call = |instance: &mut dyn sdk::Instance| sdk::with_entries(&mut reads, || instance.process_keyed(batch));
+        let effects = self.call(call)?;
         self.effects(effects, input.key_count)
     }
 
-    fn on_timers(&mut self, due: &TimersIn) -> Result<Effects, LogicError> {
+    fn on_timers(&mut self, due: &TimersIn, reads: &mut dyn EntryReads) -> Result<Effects, LogicError> {
         let keys = Lowered::of(due.keys.iter().flat_map(|k| k.columns()));
         let timers = sdk::DueTimers {
             domain: match due.domain {
@@ -112,7 +118,9 @@ impl Logic for Native {
             keys: keys.keys(due.key_count, &due.states),
             now: now(due.now),
         };
-        let effects = self.call(|instance| instance.on_timers(timers))?;
+        let mut reads = SdkReads { reads, states: &self.descriptor.states.clone() };
+        let call = |instance: &mut dyn sdk::Instance| sdk::with_entries(&mut reads, || instance.on_timers(timers));
+        let effects = self.call(call)?;
         self.effects(effects, due.key_count)
     }
 
@@ -169,9 +177,15 @@ impl Native {
         let outputs: Result<Vec<RowsOut>, LogicError> = effects.outputs.into_iter().map(|o| self.output(o)).collect();
         let updates: Result<Vec<StateUpdate>, LogicError> =
             effects.updates.into_iter().map(|u| self.update(u, keys)).collect();
+        let entries: Result<Vec<EntryUpdate>, LogicError> = effects
+            .entries
+            .into_iter()
+            .map(|u| entries::update(&self.descriptor.states[u.state as usize], u))
+            .collect();
         Ok(Effects {
             outputs: outputs?,
             updates: updates?,
+            entries: entries?,
             timers: effects.timers.into_iter().flat_map(timer_changes).collect(),
             errors: effects.errors.into_iter().map(row_error).collect(),
         })
@@ -234,7 +248,11 @@ fn descriptor(d: &sdk::Descriptor) -> Descriptor {
     let state = |s: &sdk::StateDescriptor| StateDescriptor {
         name: s.name.clone(),
         field: field(&s.value),
-        kind: StateKind::Value,
+        kind: match s.kind {
+            "list" => StateKind::List,
+            "map" => StateKind::Map(field(&s.entry_key[0])),
+            _ => StateKind::Value,
+        },
         codec: s.codec.clone(),
         version: s.version,
         ttl: (s.ttl > 0).then_some(Ttl { ms: s.ttl, on_read: s.ttl_on_read }),

@@ -105,6 +105,24 @@ pub struct StateUpdate {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EntryUpdate {
+    pub state: u16,
+    pub clears: Vec<u8>,
+    pub key_index: Vec<u8>,
+    pub entry_keys: Vec<Column>,
+    pub values: Column,
+}
+
+/// Entries of lists and maps that were asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Entries {
+    pub index: Vec<u8>,
+    pub entry_keys: Column,
+    pub values: Column,
+    pub more: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TimerChanges {
     pub domain: Domain,
     pub key_index: Vec<u8>,
@@ -118,11 +136,12 @@ pub struct RowError {
     pub message: String,
 }
 
-/// All that a call did. Operators without state leave `updates` and `timers` empty.
+/// All that a call did. Operators without state leave all but outputs and errors empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Effects {
     pub outputs: Vec<Output>,
     pub updates: Vec<StateUpdate>,
+    pub entries: Vec<EntryUpdate>,
     pub timers: Vec<TimerChanges>,
     pub errors: Vec<RowError>,
 }
@@ -168,6 +187,8 @@ pub struct Port {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StateDescriptor {
     pub name: String,
+    pub kind: &'static str,
+    pub entry_key: Vec<Field>,
     pub value: Field,
     pub codec: String,
     pub version: u32,

@@ -64,11 +64,12 @@ impl<O: KeyedOperator> Keyed<O> {
     }
 
     fn effects(&mut self, rows: u32, times: &[[u8; 8]], errors: Vec<RowError>) -> Result<Effects, OpError> {
-        let mut updates = Vec::new();
-        self.operator.updates(&mut updates);
+        let mut effects = Effects { errors, ..Effects::default() };
+        self.operator.updates(&mut effects);
         self.operator.flush_metrics();
-        let outputs = self.ctx.finish_outputs(rows, times)?;
-        Ok(Effects { outputs, updates, timers: self.ctx.finish_timers(), errors })
+        effects.outputs = self.ctx.finish_outputs(rows, times)?;
+        effects.timers = self.ctx.finish_timers();
+        Ok(effects)
     }
 }
 

@@ -6,7 +6,7 @@ use std::marker::PhantomData;
 use super::codec::{self, Layout, StateValue, shape};
 use super::store::{Store, Undo};
 use crate::error::Result as RowResult;
-use crate::native::{Column, Field, OpError, StateDescriptor, StateUpdate};
+use crate::native::{Column, Effects, Field, OpError, StateDescriptor};
 
 /// One value per key, kept and checkpointed by the host.
 ///
@@ -113,7 +113,7 @@ impl Value<String> {
 /// What the derive `Keyed` calls.
 #[doc(hidden)]
 impl<T: StateValue> Value<T> {
-    pub fn create(name: &'static str) -> Self {
+    pub fn create(name: &'static str, _state: u16) -> Self {
         let store = Store::new(shape::<T>().layout);
         let (fault, undo) = Default::default();
         Self { name, store, key: 0, touched: false, undo, fault, value: PhantomData }
@@ -122,7 +122,8 @@ impl<T: StateValue> Value<T> {
     pub fn describe(name: &str, version: u32, (ttl, ttl_on_read): (u64, bool)) -> StateDescriptor {
         let shape = shape::<T>();
         let value = Field { name: name.to_owned(), type_name: shape.type_name.into(), nullable: true, children: 0 };
-        StateDescriptor { name: name.to_owned(), value, codec: shape.codec.into(), version, ttl, ttl_on_read }
+        let (kind, entry_key, codec) = ("value", Vec::new(), shape.codec.into());
+        StateDescriptor { name: name.to_owned(), kind, entry_key, value, codec, version, ttl, ttl_on_read }
     }
 
     pub fn load(&mut self, column: Column, keys: usize) -> Result<(), OpError> {
@@ -151,8 +152,8 @@ impl<T: StateValue> Value<T> {
         }
     }
 
-    pub fn finish(&mut self, state: u16) -> Option<StateUpdate> {
-        self.store.finish(state)
+    pub fn finish(&mut self, state: u16, out: &mut Effects) {
+        out.updates.extend(self.store.finish(state));
     }
 
     pub fn migrate<Old: StateValue>(
@@ -176,8 +177,8 @@ fn migrate_column<Old: StateValue, New: StateValue>(
         // A bitmap does not say where it ends: whole bytes, and the host cuts.
         Layout::Bool => values.data.len() * 8,
     };
-    let mut old = Value::<Old>::create(name);
-    let mut new = Value::<New>::create(name);
+    let mut old = Value::<Old>::create(name, 0);
+    let mut new = Value::<New>::create(name, 0);
     old.load(values, keys)?;
     new.load(nulls::<New>(keys), keys)?;
     for key in 0..keys {
@@ -190,7 +191,7 @@ fn migrate_column<Old: StateValue, New: StateValue>(
         old.commit()?;
         new.commit()?;
     }
-    Ok(new.finish(0).map(|update| update.values).unwrap_or_default())
+    Ok(new.store.finish(0).map(|update| update.values).unwrap_or_default())
 }
 
 fn migration_failed(name: &str, error: crate::Error) -> OpError {

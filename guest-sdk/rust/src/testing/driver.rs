@@ -9,15 +9,19 @@ use super::results::{Emitted, Record, RowFailure, top_level};
 use crate::log::{Level, sink};
 use crate::native::{
     Batch, Column, Descriptor, Domain, DueTimers, Effects, Entry, Instance, Now, OpError, OpenContext, Output, Port,
+    StateDescriptor,
 };
 use crate::operator::{Kind, Operator};
 use crate::outputs::PortBuilder;
 use crate::row::Ports;
-use crate::state::{StateValue, Value};
+use crate::state::{ListState, MapState, StateKey, StateValue, Value, typed};
 use crate::types::ColumnBuilder;
 
 /// Calls in a row that may each set a timer that is due already: beyond, the operator would never come to rest.
 const TIMER_ROUNDS_MAX: usize = 10_000;
+
+/// What who forgot it is told.
+const OPENED: &str = "call open() before feeding the operator";
 
 /// An operator under test.
 ///
@@ -210,9 +214,37 @@ impl<O: Operator> TestDriver<O> {
             "state `{name}` has another type"
         );
         let cell = self.store.value(state, &key.into_key());
-        let mut value = Value::<T>::create("state");
+        let mut value = Value::<T>::create("state", 0);
         or_panic(value.load(columns::encode(&descriptor.value, [&cell]), 1));
         value.get()
+    }
+
+    /// The values of a list for a key.
+    pub fn list<T: StateValue>(&self, name: &str, key: impl IntoKey) -> Vec<T> {
+        self.entries::<u64, T>(name, key, ListState::<T>::describe(name, 1, (0, false)))
+            .into_iter()
+            .map(|(_, value)| value)
+            .collect()
+    }
+
+    /// The entries of a map for a key, in the order of their keys.
+    pub fn map<K: StateKey, V: StateValue>(&self, name: &str, key: impl IntoKey) -> Vec<(K, V)> {
+        self.entries(name, key, MapState::<K, V>::describe(name, 1, (0, false)))
+    }
+
+    fn entries<K: StateKey, V: StateValue>(
+        &self,
+        name: &str,
+        key: impl IntoKey,
+        asked: StateDescriptor,
+    ) -> Vec<(K, V)> {
+        let Some(state) = self.store.state(name) else { panic!("there is no state `{name}`") };
+        let declared = self.store.descriptor(state);
+        let same =
+            (&asked.kind, &asked.entry_key, &asked.value) == (&declared.kind, &declared.entry_key, &declared.value);
+        assert!(same, "state `{name}` has another kind or type");
+        let (keys, values, rows) = self.store.entries(state, &key.into_key());
+        or_panic(typed(&keys, &values, rows))
     }
 
     /// All keys that have state.
@@ -315,7 +347,9 @@ impl<O: Operator> TestDriver<O> {
         let key_columns = self.key_columns(&distinct.keys);
         let keys = self.store.load(&distinct.keys, &key_columns, self.now.processing);
         let call = keyed_batch(pushed.input, batch, &distinct, keys, self.now);
-        let effects = or_panic(self.instance().process_keyed(call));
+        let Self { opened, store, now, .. } = self;
+        let instance = opened.as_deref_mut().expect(OPENED);
+        let effects = or_panic(store.call(&distinct.keys, now.processing, || instance.process_keyed(call)));
         self.apply(effects, &distinct.keys, Some(self.pushed))
     }
 
@@ -352,7 +386,9 @@ impl<O: Operator> TestDriver<O> {
         let key_columns = self.key_columns(&distinct.keys);
         let keys = self.store.load(&distinct.keys, &key_columns, self.now.processing);
         let call = DueTimers { domain, key_index: &distinct.index, times: &times, keys, now: self.now };
-        let effects = or_panic(self.instance().on_timers(call));
+        let Self { opened, store, now, .. } = self;
+        let instance = opened.as_deref_mut().expect(OPENED);
+        let effects = or_panic(store.call(&distinct.keys, now.processing, || instance.on_timers(call)));
         let outputs = self.apply(effects, &distinct.keys, None);
         // As with the host: what a processing-time timer emits has no event time of its own.
         let times: Vec<Option<i64>> = due.iter().map(|(time, _)| (domain == Domain::Event).then_some(*time)).collect();
@@ -361,7 +397,7 @@ impl<O: Operator> TestDriver<O> {
 
     /// Takes effects over. `first_row` is the number of the call's first row among all.
     fn apply(&mut self, effects: Effects, keys: &[Vec<Cell>], first_row: Option<usize>) -> Vec<Output> {
-        or_panic(self.store.apply(keys, &effects.updates, &effects.timers, self.now.processing));
+        or_panic(self.store.apply(keys, &effects, self.now.processing));
         let failure = |e: crate::native::RowError| RowFailure {
             row: first_row.map(|first| first + e.row as usize),
             message: e.message,
@@ -385,7 +421,7 @@ impl<O: Operator> TestDriver<O> {
     }
 
     fn instance(&mut self) -> &mut dyn Instance {
-        self.opened.as_deref_mut().expect("call open() before feeding the operator")
+        self.opened.as_deref_mut().expect(OPENED)
     }
 
     fn take_logs(&mut self) {

@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::cell::Cell;
 use super::columns;
-use crate::native::{Column, Domain, Field, KeyedBatch, Keys, OpError, StateDescriptor, StateUpdate, TimerChanges};
+use super::entries::{EntryStore, View};
+use crate::native::{self, Column, Domain, Effects, Field, KeyedBatch, Keys, OpError, StateDescriptor, StateUpdate};
 
-type Key = Vec<Cell>;
+pub type Key = Vec<Cell>;
 
 /// State and timers of all keys.
 pub struct KeyedStore {
@@ -14,6 +15,7 @@ pub struct KeyedStore {
     values: BTreeMap<Key, Vec<Cell>>,
     /// Of states with a time to live: when the value of a key was last written, ms.
     written: BTreeMap<(usize, Key), i64>,
+    entries: EntryStore,
     timers: BTreeSet<(Domain, i64, Key)>,
 }
 
@@ -42,7 +44,8 @@ impl Distinct {
 
 impl KeyedStore {
     pub fn new(descriptors: Vec<StateDescriptor>) -> Self {
-        Self { descriptors, values: BTreeMap::new(), written: BTreeMap::new(), timers: BTreeSet::new() }
+        let (values, written, entries, timers) = Default::default();
+        Self { descriptors, values, written, entries, timers }
     }
 
     pub fn state(&self, name: &str) -> Option<usize> {
@@ -58,7 +61,19 @@ impl KeyedStore {
     }
 
     pub fn keys(&self) -> Vec<Key> {
-        self.values.keys().cloned().collect()
+        let all: BTreeSet<&Key> = self.values.keys().chain(self.entries.keys()).collect();
+        all.into_iter().cloned().collect()
+    }
+
+    /// Entry keys and values of a list or map as columns, and how many there are.
+    pub fn entries(&self, state: usize, key: &Key) -> (Column, Column, usize) {
+        self.entries.columns(state, &self.descriptors[state], key)
+    }
+
+    /// Makes a call that may read lists and maps of these keys at `now` (ms).
+    pub fn call<T>(&mut self, keys: &[Key], now: i64, call: impl FnOnce() -> T) -> T {
+        let mut view = View { store: &mut self.entries, descriptors: &self.descriptors, keys, now };
+        native::with_entries(&mut view, call)
     }
 
     pub fn timers(&self) -> impl Iterator<Item = &(Domain, i64, Key)> {
@@ -67,6 +82,7 @@ impl KeyedStore {
 
     /// Forgets values whose time is over at `now` (ms).
     pub fn expire(&mut self, now: i64) {
+        self.entries.expire(&self.descriptors, now);
         let expired = |state: usize, written: i64| now.saturating_sub(written) as u64 >= self.descriptors[state].ttl;
         for ((state, key), _) in self.written.extract_if(.., |(state, _), written| expired(*state, *written)) {
             if let Some(values) = self.values.get_mut(&key) {
@@ -100,6 +116,11 @@ impl KeyedStore {
             }
         }
         let column = |state: usize| {
+            if self.descriptors[state].kind != "value" {
+                let field = Field { type_name: "bool".into(), ..self.descriptors[state].value.clone() };
+                let some: Vec<Cell> = keys.iter().map(|key| self.entries.has(state, key).into()).collect();
+                return columns::encode(&field, &some);
+            }
             let cells: Vec<Cell> = keys.iter().map(|key| self.value(state, key)).collect();
             columns::encode(&self.descriptors[state].value, &cells)
         };
@@ -119,18 +140,15 @@ impl KeyedStore {
     }
 
     /// Takes over what a call at `now` (ms) has changed.
-    pub fn apply(
-        &mut self,
-        keys: &[Key],
-        updates: &[StateUpdate],
-        timers: &[TimerChanges],
-        now: i64,
-    ) -> Result<(), OpError> {
-        for update in updates {
+    pub fn apply(&mut self, keys: &[Key], effects: &Effects, now: i64) -> Result<(), OpError> {
+        for update in &effects.updates {
             self.update(keys, update, now)?;
         }
         self.forget();
-        for changes in timers {
+        for update in &effects.entries {
+            self.entries.apply(&self.descriptors[update.state as usize], keys, update, now)?;
+        }
+        for changes in &effects.timers {
             let (indices, times) = (changes.key_index.as_chunks::<4>().0, changes.times.as_chunks::<8>().0);
             for (i, (index, time)) in indices.iter().zip(times).enumerate() {
                 let key = keys[u32::from_le_bytes(*index) as usize].clone();

@@ -5,6 +5,7 @@
 mod cell;
 mod columns;
 mod driver;
+mod entries;
 mod keys;
 mod results;
 

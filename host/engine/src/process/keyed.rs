@@ -15,7 +15,8 @@ use arrow::buffer::ScalarBuffer;
 use arrow::compute::take;
 use arrow::datatypes::{Schema, SchemaRef};
 use arrow::util::display::array_value_to_string;
-use tidemill_model::component::StateDescriptor;
+use tidemill_model::component::{StateDescriptor, StateKind};
+use tidemill_model::entries::EntryReads;
 use tidemill_model::key::KeyEncoder;
 use tidemill_model::logic::{Effects, KeyedIn, Logic, LogicError, RowsIn, StateUpdate, TimeDomain, TimersIn};
 use tidemill_model::operator::OpenedLogic;
@@ -25,6 +26,7 @@ use tidemill_model::time::Now;
 use tidemill_model::{Batch, Collector, Fault, Operator, Progress};
 
 use super::distinct::Distinct;
+use super::entries::{EntryKeys, Reads};
 use super::migrate::Migration;
 use super::outputs::Parents;
 use super::stored;
@@ -44,6 +46,7 @@ pub(super) struct Keyed {
     /// One per input; they agree on types.
     encoders: Vec<KeyEncoder>,
     key_schema: SchemaRef,
+    entry_keys: EntryKeys,
     timers: Timers,
     now: Now,
     work: Option<Work>,
@@ -67,13 +70,15 @@ impl Keyed {
         state: Box<dyn StateBackend>,
         encoders: Vec<KeyEncoder>,
         key_schema: SchemaRef,
-    ) -> Self {
-        Self {
+    ) -> Result<Self, Fault> {
+        let entry_keys = EntryKeys::new(&common.descriptor.states)?;
+        Ok(Self {
             common,
             logic,
             state,
             encoders,
             key_schema,
+            entry_keys,
             timers: Timers::default(),
             now: Now::START,
             work: None,
@@ -84,7 +89,19 @@ impl Keyed {
             distinct: Distinct::default(),
             migration: Migration::default(),
             trial: None,
-        }
+        })
+    }
+
+    /// Calls the logic, which may read lists and maps of these slots meanwhile.
+    fn call(
+        &mut self,
+        slots: &[Slot],
+        call: impl FnOnce(&mut dyn Logic, &mut dyn EntryReads) -> Result<Effects, LogicError>,
+    ) -> Result<Result<Effects, LogicError>, Fault> {
+        let (backend, states) = (self.state.as_mut(), &self.common.descriptor.states[..]);
+        let mut reads = Reads { backend, states, keys: &self.entry_keys, slots, failed: None };
+        let result = call(self.logic.as_mut(), &mut reads);
+        reads.failed.map_or(Ok(result), Err)
     }
 
     /// Goes on with rows, then with timers, until a batch's worth has come out.
@@ -222,6 +239,15 @@ impl Keyed {
                 ))
                 .with_help("use the component that wrote it, or a newer one"));
             }
+            if stored.version < state.version && (stored.kind != StateKind::Value || state.kind != StateKind::Value) {
+                let (name, before, now) = (&stored.name, stored.version, state.version);
+                let message = format!(
+                    "state `{name}` was written by version {before}, and `{operator}` declares version {now}: lists and \
+                     maps can't be migrated"
+                );
+                let help = "keep the version and read both encodings, or give up what it holds with `--drop-state`";
+                return Err(Fault::config(message).with_help(help));
+            }
             if stored.version < state.version {
                 // How long its values live the present version says.
                 earlier.push(StateDescriptor { ttl: state.ttl, ..stored });
@@ -248,6 +274,10 @@ impl Keyed {
     fn store(&mut self, effects: &Effects, slots: &[Slot]) -> Result<(), Fault> {
         for update in &effects.updates {
             self.update(update, slots)?;
+        }
+        for update in &effects.entries {
+            let stored = self.entry_keys.store(update, slots, self.state.as_mut())?;
+            stored.map_err(|wrong| self.common.malformed(wrong))?;
         }
         for change in &effects.timers {
             let Some(&slot) = slots.get(change.key as usize) else {
@@ -457,7 +487,8 @@ impl Attempt for RowTask<'_> {
             keys: self.key_columns(&part, &keys.first_rows)?,
             states: self.op.gather(&keys.slots)?,
         };
-        let result = match self.op.logic.process_keyed(&input) {
+        let called = self.op.call(&keys.slots, |logic, reads| logic.process_keyed(&input, reads))?;
+        let result = match called {
             Ok(effects) => Ok(self.apply(&part, rows.start, &keys.slots, effects)?),
             Err(error) => Err(error),
         };
@@ -535,7 +566,8 @@ impl Attempt for TimerTask<'_> {
             states: self.op.gather(slots)?,
             now: self.op.now,
         };
-        let result = match self.op.logic.on_timers(&due) {
+        let called = self.op.call(slots, |logic, reads| logic.on_timers(&due, reads))?;
+        let result = match called {
             Ok(effects) => Ok(self.apply(timers, &times, effects)?),
             Err(error) => Err(error),
         };

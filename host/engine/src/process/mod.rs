@@ -4,6 +4,7 @@
 //! rejected; a batch with row kinds never reaches logic that does not know them.
 
 mod distinct;
+mod entries;
 mod keyed;
 mod migrate;
 mod outputs;
@@ -225,7 +226,8 @@ impl OperatorFactory for Factory {
         let state = self.spec.state.open(&place).map_err(at)?;
         let encoder = |(schema, plan): (&SchemaRef, &InputPlan)| KeyEncoder::new(schema, &plan.keys);
         let encoders = self.spec.inputs.iter().zip(&self.inputs).map(encoder).collect::<Result<Vec<_>, _>>()?;
-        Ok(Box::new(keyed::Keyed::new(common, logic, state, encoders, key_schema.clone())))
+        let keyed = keyed::Keyed::new(common, logic, state, encoders, key_schema.clone()).map_err(at)?;
+        Ok(Box::new(keyed))
     }
 
     fn about(&self) -> NodeManifest {

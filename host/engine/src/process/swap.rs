@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use arrow::array::new_empty_array;
-use tidemill_model::component::{Descriptor, StateDescriptor};
+use tidemill_model::component::{Descriptor, StateDescriptor, StateKind};
 use tidemill_model::logic::{Logic, LogicError};
 use tidemill_model::operator::{OpenedLogic, StateChange, StateFate, Successor};
 use tidemill_model::schema::type_name;
@@ -33,6 +33,13 @@ impl Replacement {
     pub fn new(before: &Factory, after: Factory, dropped: &[String]) -> Result<Self, Fault> {
         fits(before, &after)?;
         let (old, new) = (&before.descriptor, &after.descriptor);
+        if let Some(state) = old.states.iter().chain(&new.states).find(|state| state.kind != StateKind::Value) {
+            // A trial puts back what it has changed, which of entries nobody notes.
+            let message =
+                format!("state `{}` is a {}: such operators can't be upgraded in place", state.name, state.type_text());
+            return Err(Fault::config(message)
+                .with_help("stop the job at a savepoint, and start it with `--from` and the new component"));
+        }
         let mut changes = Vec::new();
         let mut migrated = Vec::new();
         for state in &new.states {

@@ -6,6 +6,7 @@ use arrow::array::{ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch};
 use arrow::datatypes::{DataType, Int64Type, SchemaRef};
 use tidemill_model::Fault;
 use tidemill_model::component::{Descriptor, LogicKind, Port, StateDescriptor};
+use tidemill_model::entries::EntryReads;
 use tidemill_model::logic::{
     Effects, KeyedIn, Logic, LogicError, LogicFactory, OpenContext, RowError, RowsIn, RowsOut, StateUpdate,
     TimerChange, TimersIn,
@@ -69,10 +70,10 @@ impl Logic for Native {
     fn keep(&mut self, input: &RowsIn) -> Result<(BooleanArray, Vec<RowError>), LogicError> {
         (self.keep)(input)
     }
-    fn process_keyed(&mut self, input: &KeyedIn) -> Result<Effects, LogicError> {
+    fn process_keyed(&mut self, input: &KeyedIn, _reads: &mut dyn EntryReads) -> Result<Effects, LogicError> {
         (self.keyed)(input)
     }
-    fn on_timers(&mut self, due: &TimersIn) -> Result<Effects, LogicError> {
+    fn on_timers(&mut self, due: &TimersIn, _reads: &mut dyn EntryReads) -> Result<Effects, LogicError> {
         (self.timers)(due)
     }
     fn migrate_state(&mut self, _name: &str, _from: u32, values: &ArrayRef) -> Result<ArrayRef, LogicError> {
@@ -145,8 +146,8 @@ fn count_rows(input: &KeyedIn) -> Result<Effects, LogicError> {
     Ok(Effects {
         outputs: vec![out(0, rows(&[("n", ints(out_n)), ("sum", ints(out_sum))]), Some(parents))],
         updates: vec![update(0, n), update(1, sum)],
-        timers: Vec::new(),
         errors: error_on_99(&values),
+        ..Effects::default()
     })
 }
 

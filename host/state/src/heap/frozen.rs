@@ -12,6 +12,7 @@ use tidemill_model::snapshot::{CHUNK_BYTES_MAX, CHUNK_ROWS_MAX, Table, by_group}
 use tidemill_model::state::{Slot, table_name, table_schema};
 
 use super::column::Column;
+use super::entries::{EntryRows, FrozenEntries};
 use super::keys::FrozenKeys;
 use super::ttl::FrozenTimes;
 use crate::tables;
@@ -29,8 +30,14 @@ impl FrozenHeap {
     }
 
     /// The table of a state with these values.
-    pub fn table(self: &Arc<Self>, state: &StateDescriptor, values: Column, times: Option<FrozenTimes>) -> Table {
+    pub fn values(self: &Arc<Self>, state: &StateDescriptor, values: Column, times: Option<FrozenTimes>) -> Table {
         let chunks = StateRows { heap: self.clone(), state: state.clone(), values, times, next: 0 };
+        Table { name: table_name(state), schema: table_schema(state), chunks: Box::new(chunks) }
+    }
+
+    /// The table of a state with these entries.
+    pub fn entries(self: &Arc<Self>, state: &StateDescriptor, entries: FrozenEntries) -> Table {
+        let chunks = StateEntries { heap: self.clone(), state: state.clone(), entries, next: 0, after: None };
         Table { name: table_name(state), schema: table_schema(state), chunks: Box::new(chunks) }
     }
 
@@ -70,5 +77,43 @@ impl Iterator for StateRows {
             let written = self.times.as_ref().map(|times| slots.iter().map(|&slot| times.written(slot)).collect());
             tables::chunk(&self.state, keys, self.values.gather(&slots, true)?, written)
         })
+    }
+}
+
+/// The entries of one state.
+struct StateEntries {
+    heap: Arc<FrozenHeap>,
+    state: StateDescriptor,
+    entries: FrozenEntries,
+    /// Place in the order, ...
+    next: usize,
+    /// ... and the entry of that slot that was the last one of a chunk.
+    after: Option<Box<[u8]>>,
+}
+
+impl Iterator for StateEntries {
+    type Item = Result<RecordBatch, Fault>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let chunk = self.chunk();
+        chunk.map(|rows| (rows.num_rows() > 0).then_some(rows)).transpose()
+    }
+}
+
+impl StateEntries {
+    fn chunk(&mut self) -> Result<RecordBatch, Fault> {
+        let order = self.heap.order();
+        let mut rows = self.entries.rows();
+        let has_room = |rows: &EntryRows| rows.slots.len() < CHUNK_ROWS_MAX && rows.bytes < CHUNK_BYTES_MAX;
+        while let Some(&slot) = order.get(self.next).filter(|_| has_room(&rows)) {
+            rows.bytes += self.heap.keys.key(slot).len();
+            self.after = self.entries.collect(slot, self.after.as_deref(), has_room, &mut rows)?;
+            if self.after.is_none() {
+                self.next += 1;
+            }
+        }
+        let keys = BinaryArray::from_iter_values(rows.slots.iter().map(|&slot| self.heap.keys.key(slot)));
+        let written = rows.written.map(|times| times.into_iter().collect());
+        tables::entries(&self.state, keys, rows.entries.finish(), rows.values.finish()?, written)
     }
 }

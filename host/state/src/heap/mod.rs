@@ -5,10 +5,12 @@
 //! nothing per key; whoever writes to one of them later makes a copy.
 
 mod column;
+mod entries;
 mod frozen;
 pub(crate) mod keys;
 mod pages;
 mod refs;
+mod sorted;
 mod ttl;
 
 use std::sync::Arc;
@@ -16,15 +18,17 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, BinaryArray};
 use arrow::row::Rows;
 use tidemill_model::Fault;
-use tidemill_model::component::StateDescriptor;
+use tidemill_model::component::{StateDescriptor, StateKind};
+use tidemill_model::entries::{EntryStore, Most, Scanned};
 use tidemill_model::key::{decode_i64, hash_key};
 use tidemill_model::snapshot::{Form, Restore, Snapshot};
 use tidemill_model::state::{Slot, StateBackend, StateBackendFactory, StateContext, table_name};
 
 use crate::clock::{Clock, UNKNOWN};
-use crate::tables::{self, Restorable};
+use crate::tables::{self, Restorable, wrong_kind};
 
 use column::Column;
+use entries::Entries;
 use frozen::FrozenHeap;
 use keys::KeyTable;
 use refs::Refs;
@@ -37,30 +41,79 @@ pub struct HeapFactory;
 impl StateBackendFactory for HeapFactory {
     fn open(&self, context: &StateContext) -> Result<Box<dyn StateBackend>, Fault> {
         let states = context.states.to_vec();
-        let columns = states.iter().map(Column::new).collect::<Result<_, _>>()?;
-        let times = states.iter().map(|state| state.ttl.map(Times::new)).collect();
+        let kept = states.iter().map(Kept::new).collect::<Result<_, _>>()?;
         let (keys, refs, clock) = Default::default();
-        Ok(Box::new(Heap { states, keys, columns, times, refs, clock, hand: 0 }))
+        Ok(Box::new(Heap { states, keys, kept, refs, clock, hand: 0 }))
     }
 }
 
 struct Heap {
     states: Vec<StateDescriptor>,
     keys: KeyTable,
-    columns: Vec<Column>,
-    /// By state; none: its values stay.
-    times: Vec<Option<Times>>,
+    /// By state.
+    kept: Vec<Kept>,
     refs: Refs,
     clock: Clock,
     /// The slot that the sweep looks at next.
     hand: Slot,
 }
 
+/// What is kept for one state.
+enum Kept {
+    /// `times`: if it has a time to live.
+    Values {
+        column: Column,
+        times: Option<Times>,
+    },
+    Entries(Entries),
+}
+
+impl Kept {
+    fn new(state: &StateDescriptor) -> Result<Self, Fault> {
+        // Entries have the types that values can have.
+        let column = Column::new(state)?;
+        Ok(match state.kind {
+            StateKind::Value => Kept::Values { column, times: state.ttl.map(Times::new) },
+            StateKind::List | StateKind::Map(_) => Kept::Entries(Entries::new(state)),
+        })
+    }
+
+    fn grow(&mut self, slots: usize) {
+        match self {
+            Kept::Values { column, times } => {
+                column.grow(slots);
+                times.iter_mut().for_each(|times| times.grow(slots));
+            }
+            Kept::Entries(entries) => entries.grow(slots),
+        }
+    }
+
+    /// The same as a new version of the logic describes it.
+    fn renewed(self, state: &StateDescriptor, slots: usize, clock: &Clock) -> Self {
+        match self {
+            Kept::Values { column, times } => {
+                let times = state.ttl.map(|ttl| Times::renewed(ttl, times, &column, slots, clock));
+                Kept::Values { column, times }
+            }
+            Kept::Entries(entries) => Kept::Entries(entries.renewed(state.ttl, slots, clock)),
+        }
+    }
+
+    /// Some slots from one on that have a value, or entries.
+    fn present_slots(&self, from: Slot, count: usize) -> Vec<Slot> {
+        match self {
+            Kept::Values { column, .. } => column.present_slots(from).take(count).collect(),
+            Kept::Entries(entries) => entries.present_slots(from).take(count).collect(),
+        }
+    }
+}
 /// Keys for which room is made because a snapshot says that they come.
 const EXPECTED_MAX: u64 = 1 << 28;
 
 /// Slots that one sweep looks at: with a sweep per tick a million keys take 10 s, and a sweep some microseconds.
 const SWEEP_SLOTS: u32 = 1024;
+/// Entries of lists and maps that it looks at, about.
+const SWEEP_ENTRIES: usize = 8192;
 
 impl Heap {
     /// Makes room for what `resolve` has added to the `before` keys.
@@ -69,8 +122,7 @@ impl Heap {
         let slots = self.keys.capacity();
         if slots > self.refs.slots() {
             self.refs.grow(slots);
-            self.columns.iter_mut().for_each(|c| c.grow(slots));
-            self.times.iter_mut().flatten().for_each(|t| t.grow(slots));
+            self.kept.iter_mut().for_each(|kept| kept.grow(slots));
         }
     }
 
@@ -80,14 +132,21 @@ impl Heap {
         if self.hand >= slots {
             self.hand = 0;
         }
-        let swept = self.hand..slots.min(self.hand.saturating_add(SWEEP_SLOTS));
-        self.hand = swept.end;
-        for (column, times) in self.columns.iter_mut().zip(&mut self.times) {
-            if let Some(times) = times {
-                times.expire(swept.clone(), column, &mut self.refs, &self.clock);
+        let (first, last) = (self.hand, slots.min(self.hand.saturating_add(SWEEP_SLOTS)));
+        let mut seen = 0;
+        while self.hand < last && seen < SWEEP_ENTRIES {
+            for kept in &mut self.kept {
+                match kept {
+                    Kept::Values { column, times: Some(times) } => {
+                        times.expire(&[self.hand], column, &mut self.refs, &self.clock);
+                    }
+                    Kept::Values { times: None, .. } => {}
+                    Kept::Entries(entries) => seen += entries.expire(self.hand, &mut self.refs, &self.clock),
+                }
             }
+            self.hand += 1;
         }
-        self.release(&swept.collect::<Vec<_>>());
+        self.release(&(first..self.hand).collect::<Vec<_>>());
     }
 }
 
@@ -118,18 +177,21 @@ impl StateBackend for Heap {
     }
 
     fn gather(&mut self, state: usize, slots: &[Slot]) -> Result<ArrayRef, Fault> {
-        let column = &mut self.columns[state];
-        if let Some(times) = &mut self.times[state] {
+        let (column, times) = match &mut self.kept[state] {
+            Kept::Values { column, times } => (column, times),
+            Kept::Entries(entries) => return Ok(entries.presence(slots, &self.clock)),
+        };
+        if let Some(times) = times {
             times.read(slots, column, &mut self.refs, &self.clock);
         }
         column.gather(slots, column.is_full(self.keys.len()))
     }
 
     fn scatter(&mut self, state: usize, slots: &[Slot], values: &ArrayRef) -> Result<(), Fault> {
-        let column = &mut self.columns[state];
+        let Kept::Values { column, times } = &mut self.kept[state] else { return Err(wrong_kind(&self.states[state])) };
         let full = column.is_full(self.keys.len());
         column.scatter(slots, values, &mut self.refs, full)?;
-        if let Some(times) = &mut self.times[state] {
+        if let Some(times) = times {
             times.write(slots, &self.clock);
         }
         Ok(())
@@ -156,7 +218,7 @@ impl StateBackend for Heap {
 
     fn set_now(&mut self, processing_ms: i64) -> Result<(), Fault> {
         self.clock.set(processing_ms);
-        if self.times.iter().any(Option::is_some) {
+        if self.states.iter().any(|state| state.ttl.is_some()) {
             self.sweep();
         }
         Ok(())
@@ -183,26 +245,23 @@ impl StateBackend for Heap {
     }
 
     fn redescribe(&mut self, states: &[StateDescriptor]) -> Result<(), Fault> {
-        let before = std::mem::take(&mut self.columns).into_iter().zip(std::mem::take(&mut self.times));
-        let mut before: Vec<Option<(Column, Option<Times>)>> = before.map(Some).collect();
+        let mut before: Vec<Option<Kept>> = std::mem::take(&mut self.kept).into_iter().map(Some).collect();
         let slots = self.refs.slots();
         for state in states {
             let same = self.states.iter().position(|s| s.name == state.name && s.version == state.version);
-            let (column, times) = match same.and_then(|index| before[index].take()) {
-                Some(kept) => kept,
+            let kept = match same.and_then(|index| before[index].take()) {
+                Some(kept) => kept.renewed(state, slots, &self.clock),
                 None => {
-                    let mut column = Column::new(state)?;
-                    column.grow(slots);
-                    (column, None)
+                    let mut kept = Kept::new(state)?;
+                    kept.grow(slots);
+                    kept
                 }
             };
-            let times = state.ttl.map(|ttl| Times::renewed(ttl, times, &column, slots, &self.clock));
-            self.columns.push(column);
-            self.times.push(times);
+            self.kept.push(kept);
         }
         self.states = states.to_vec();
-        for (column, _) in before.into_iter().flatten() {
-            let slots: Vec<Slot> = column.present_slots(0).collect();
+        for kept in before.into_iter().flatten() {
+            let slots = kept.present_slots(0, usize::MAX);
             slots.iter().for_each(|&slot| self.refs.down(slot));
             self.release(&slots);
         }
@@ -210,9 +269,8 @@ impl StateBackend for Heap {
     }
 
     fn walk(&mut self, state: usize, place: &mut Vec<u8>, count: usize, slots: &mut Vec<Slot>) -> Result<bool, Fault> {
-        slots.clear();
         let from = place.as_slice().try_into().map_or(0, Slot::from_le_bytes);
-        slots.extend(self.columns[state].present_slots(from).take(count));
+        *slots = self.kept[state].present_slots(from, count);
         let Some(last) = slots.last() else { return Ok(false) };
         *place = (last + 1).to_le_bytes().to_vec();
         Ok(true)
@@ -221,11 +279,13 @@ impl StateBackend for Heap {
     fn snapshot(&mut self, _form: Form) -> Result<Snapshot, Fault> {
         let keys = Arc::new(FrozenHeap::new(self.keys.freeze()));
         let clock = &self.clock;
-        let columns = self.states.iter().zip(&mut self.columns).zip(&mut self.times);
-        let table = |((state, column), times): ((&StateDescriptor, &mut Column), &mut Option<Times>)| {
-            keys.table(state, column.freeze(), times.as_mut().map(|times| times.freeze(clock)))
+        let table = |(state, kept): (&StateDescriptor, &mut Kept)| match kept {
+            Kept::Values { column, times } => {
+                keys.values(state, column.freeze(), times.as_mut().map(|times| times.freeze(clock)))
+            }
+            Kept::Entries(entries) => keys.entries(state, entries.freeze(clock)),
         };
-        let tables = columns.map(table).collect();
+        let tables = self.states.iter().zip(&mut self.kept).map(table).collect();
         Ok(Snapshot { states: self.states.clone(), tables, files: None })
     }
 
@@ -239,11 +299,58 @@ impl StateBackend for Heap {
     }
 }
 
+impl EntryStore for Heap {
+    fn get_entries(&mut self, state: usize, slots: &[Slot], keys: &BinaryArray) -> Result<ArrayRef, Fault> {
+        let Kept::Entries(entries) = &mut self.kept[state] else { return Err(wrong_kind(&self.states[state])) };
+        entries.get(slots, keys, &self.clock)
+    }
+
+    fn put_entries(
+        &mut self,
+        state: usize,
+        slots: &[Slot],
+        keys: &BinaryArray,
+        values: &ArrayRef,
+    ) -> Result<(), Fault> {
+        let Kept::Entries(entries) = &mut self.kept[state] else { return Err(wrong_kind(&self.states[state])) };
+        let stamp = self.clock.stamp();
+        entries.put(slots, keys, values, |_| stamp, &mut self.refs)
+    }
+
+    fn append_entries(&mut self, state: usize, slots: &[Slot], values: &ArrayRef) -> Result<(), Fault> {
+        let Kept::Entries(entries) = &mut self.kept[state] else { return Err(wrong_kind(&self.states[state])) };
+        entries.append(slots, values, &mut self.refs, &self.clock)
+    }
+
+    fn clear_entries(&mut self, state: usize, slots: &[Slot]) -> Result<(), Fault> {
+        let Kept::Entries(entries) = &mut self.kept[state] else { return Err(wrong_kind(&self.states[state])) };
+        entries.clear(slots, &mut self.refs);
+        Ok(())
+    }
+
+    fn scan_entries(&mut self, state: usize, slot: Slot, after: Option<&[u8]>, most: Most) -> Result<Scanned, Fault> {
+        let Kept::Entries(entries) = &mut self.kept[state] else { return Err(wrong_kind(&self.states[state])) };
+        entries.scan(slot, after, most, &self.clock)
+    }
+}
+
 impl Restorable for Heap {
     fn set_written(&mut self, state: usize, slots: &[Slot], written: &[Option<i64>]) -> Result<(), Fault> {
-        if let Some(times) = &mut self.times[state] {
+        if let Kept::Values { times: Some(times), .. } = &mut self.kept[state] {
             slots.iter().zip(written).for_each(|(&slot, time)| times.set(slot, time.unwrap_or(UNKNOWN)));
         }
         Ok(())
+    }
+
+    fn put_written(
+        &mut self,
+        state: usize,
+        slots: &[Slot],
+        keys: &BinaryArray,
+        values: &ArrayRef,
+        written: &[Option<i64>],
+    ) -> Result<(), Fault> {
+        let Kept::Entries(entries) = &mut self.kept[state] else { return Err(wrong_kind(&self.states[state])) };
+        entries.put(slots, keys, values, |i| written[i].unwrap_or(UNKNOWN), &mut self.refs)
     }
 }

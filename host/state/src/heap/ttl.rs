@@ -38,15 +38,15 @@ impl Times {
 
     /// The values of these slots are about to be read: those that have expired go.
     pub fn read(&mut self, slots: &[Slot], column: &mut Column, refs: &mut Refs, clock: &Clock) {
-        self.expire(slots.iter().copied(), column, refs, clock);
+        self.expire(slots, column, refs, clock);
         if self.ttl.on_read {
             self.write(slots, clock);
         }
     }
 
     /// Removes what has expired. Times under no value mean nothing.
-    pub fn expire(&mut self, slots: impl Iterator<Item = Slot>, column: &mut Column, refs: &mut Refs, clock: &Clock) {
-        for slot in slots {
+    pub fn expire(&mut self, slots: &[Slot], column: &mut Column, refs: &mut Refs, clock: &Clock) {
+        for &slot in slots {
             if column.is_present(slot) && clock.is_expired(*self.written.get(slot), self.ttl) {
                 column.remove(slot, refs);
             }

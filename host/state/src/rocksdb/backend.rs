@@ -1,13 +1,17 @@
 //! The backend of one operator on one worker: cache, databases, and what moves between them.
 
+mod entries;
 mod sweep;
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, BinaryArray};
+use std::ops::Range;
+
+use arrow::array::{ArrayRef, BinaryArray, BooleanArray};
+use arrow::buffer::BooleanBuffer;
 use arrow::row::Rows;
 use tidemill_model::Fault;
-use tidemill_model::component::StateDescriptor;
+use tidemill_model::component::{StateDescriptor, StateKind};
 use tidemill_model::key::{groups_of, hash_key};
 use tidemill_model::snapshot::{Form, Restore, Snapshot};
 use tidemill_model::state::{Slot, StateBackend, StateContext};
@@ -16,13 +20,14 @@ use super::cache::{Cache, Leaving};
 use super::cut::{Cut, Job, native_files};
 use super::directory::Home;
 use super::memory::{Memory, Share};
+use super::overlay::Overlay;
 use super::records::{Records, group_of, prefix, put_key};
 use super::restore::Site;
-use super::scan;
 use super::shard::Shard;
 use super::ttl::{self, Life};
+use super::{scan, scan_entries};
 use crate::clock::{Clock, UNKNOWN};
-use crate::tables::{self, Restorable};
+use crate::tables::{self, Restorable, wrong_kind};
 use sweep::Sweep;
 
 /// Keys that leave beyond those that must: one batch's worth.
@@ -42,6 +47,10 @@ pub(super) struct Rocks {
     lives: Vec<Life>,
     clock: Clock,
     sweep: Sweep,
+    /// Entries that RocksDB does not have yet, ...
+    fresh: Overlay,
+    /// ... and those that a snapshot is writing.
+    leaving: Option<Arc<Overlay>>,
     home: Arc<Home>,
     memory: Arc<Memory>,
     share: Share,
@@ -68,11 +77,11 @@ struct Lookups {
 impl Rocks {
     pub fn open(home: Arc<Home>, memory: Arc<Memory>, context: &StateContext) -> Result<Self, Fault> {
         let states = context.states.to_vec();
-        let columns: Arc<[StateDescriptor]> = ttl::columns(&states).into();
+        let (columns, lives): (Arc<[StateDescriptor]>, _) = (ttl::columns(&states).into(), ttl::lives(&states));
         let node = context.node.to_owned();
-        let site = Site { home: &home, memory: &memory, node: &node, states: &columns, given_up: &[] };
+        let site = Site { home: &home, memory: &memory, node: &node, states: &columns, lives: &lives, given_up: &[] };
         let shards = vec![site.empty(groups_of(context.worker, context.workers))?];
-        let (cache, share, lives) = (Cache::new(&columns)?, memory.share(), ttl::lives(&states));
+        let (cache, share) = (Cache::new(&columns)?, memory.share());
         Ok(Self {
             node,
             states,
@@ -80,6 +89,8 @@ impl Rocks {
             lives,
             clock: Clock::default(),
             sweep: Sweep::default(),
+            fresh: Overlay::default(),
+            leaving: None,
             home,
             memory,
             share,
@@ -129,7 +140,8 @@ impl Rocks {
 
     /// Lets keys go until the memory suffices.
     fn make_room(&mut self) -> Result<(), Fault> {
-        let used = self.cache.bytes();
+        self.write_entries()?;
+        let used = self.cache.bytes() + self.fresh.bytes();
         let excess = self.share.update(used);
         if excess == 0 {
             return self.write_out();
@@ -148,7 +160,7 @@ impl Rocks {
         self.store(&chosen)?;
         chosen.iter().for_each(|&slot| self.cache.drop(slot));
         self.chosen = chosen;
-        self.share.update(self.cache.bytes());
+        self.share.update(self.cache.bytes() + self.fresh.bytes());
         self.write_out()
     }
 
@@ -217,11 +229,15 @@ impl Rocks {
         self.cache.sweep(self.cache.dirty(), &mut dirty);
         let records = self.clean(&dirty);
         self.chosen = dirty;
-        let job = |(shard, records): (&Shard, Records)| {
+        let entries = Arc::new(std::mem::take(&mut self.fresh));
+        self.leaving = Some(entries.clone());
+        let groups = self.groups_with_entries(&entries);
+        let job = |((shard, records), groups): ((&Shard, Records), Range<u32>)| {
             let directory = self.home.create(&self.node)?;
-            Ok(Job { database: shard.database.clone(), records, metadata: shard.metadata(), directory })
+            let (database, entries) = (shard.database.clone(), (entries.clone(), groups));
+            Ok(Job { database, records, entries, metadata: shard.metadata(), directory })
         };
-        let jobs = self.shards.iter().zip(records).map(job).collect::<Result<_, Fault>>();
+        let jobs = self.shards.iter().zip(records).zip(groups).map(job).collect::<Result<_, Fault>>();
         let cut = jobs.and_then(Cut::start).inspect_err(|fault| self.failed = Some(fault.clone()))?;
         self.cut = Some(cut.clone());
         Ok(cut)
@@ -262,13 +278,23 @@ impl StateBackend for Rocks {
     }
 
     fn gather(&mut self, state: usize, slots: &[Slot]) -> Result<ArrayRef, Fault> {
-        if let Some(life) = life(&self.lives, state) {
-            life.read(&mut self.cache, slots, &self.clock);
+        if let Some(life) = life(&self.lives, state).copied() {
+            self.expire(life, slots)?;
+            if life.ttl.on_read && !life.has_entries {
+                life.write(&mut self.cache, slots, self.clock.stamp());
+            }
+        }
+        if self.states[state].kind != StateKind::Value {
+            let some = BooleanBuffer::collect_bool(slots.len(), |i| self.cache.rows.has(state, slots[i]));
+            return Ok(Arc::new(BooleanArray::new(some, None)));
         }
         self.cache.rows.gather(state, slots)
     }
 
     fn scatter(&mut self, state: usize, slots: &[Slot], values: &ArrayRef) -> Result<(), Fault> {
+        if self.states[state].kind != StateKind::Value {
+            return Err(wrong_kind(&self.states[state]));
+        }
         self.cache.scatter(state, slots, values)?;
         if let Some(life) = life(&self.lives, state) {
             life.write(&mut self.cache, slots, self.clock.stamp());
@@ -298,10 +324,19 @@ impl StateBackend for Rocks {
             return Ok(());
         }
         self.check()?;
-        if self.clock.set(processing_ms) {
-            self.shards.iter_mut().for_each(|shard| shard.set_since(processing_ms));
+        let first = self.clock.set(processing_ms);
+        // What a snapshot is to hold must not expire while it is written.
+        let now = (!self.is_behind()).then_some(processing_ms);
+        for shard in &mut self.shards {
+            if first {
+                shard.set_since(processing_ms);
+            }
+            shard.filter.set_now(now, first.then_some(processing_ms));
         }
-        self.sweep_resident();
+        if first {
+            self.set_times(processing_ms);
+        }
+        self.sweep_resident()?;
         self.sweep_stored(processing_ms)?;
         self.check()
     }
@@ -316,7 +351,7 @@ impl StateBackend for Rocks {
         let columns: Arc<[StateDescriptor]> = ttl::columns(states).into();
         let bare = self.cache.redescribe(&self.columns, &columns)?;
         for shard in &mut self.shards {
-            shard.redescribe(&columns, self.clock.stamp())?;
+            shard.redescribe(&columns, &ttl::lives(states), self.clock.stamp())?;
         }
         (self.states, self.columns, self.lives) = (states.into(), columns, ttl::lives(states));
         self.sweep = Sweep::default();
@@ -376,8 +411,13 @@ impl StateBackend for Rocks {
             Form::Native => snapshot.files = Some(Box::new(move || native_files(&cut.wait()?))),
             Form::Portable => {
                 let timed = |state| life(&self.lives, state).map(|life| (*life, self.clock));
-                let table = |state| scan::table(&self.columns, (state, timed(state)), &cut, &self.memory);
-                snapshot.tables = (0..self.states.len()).map(table).collect();
+                let table = |(state, descriptor): (usize, &StateDescriptor)| match descriptor.kind {
+                    StateKind::Value => scan::table(&self.columns, (state, timed(state)), &cut, &self.memory),
+                    StateKind::List | StateKind::Map(_) => {
+                        scan_entries::table(descriptor, (state, timed(state)), &cut, &self.memory)
+                    }
+                };
+                snapshot.tables = self.states.iter().enumerate().map(table).collect();
             }
         }
         Ok(snapshot)
@@ -391,7 +431,14 @@ impl StateBackend for Rocks {
             return tables::restore(self, &states, from);
         }
         let given_up = from.dropped();
-        let site = Site { home: &self.home, memory: &self.memory, node: &self.node, states: &self.columns, given_up };
+        let site = Site {
+            home: &self.home,
+            memory: &self.memory,
+            node: &self.node,
+            states: &self.columns,
+            lives: &self.lives,
+            given_up,
+        };
         self.shards = site.restore(&sets, from.groups())?;
         Ok(())
     }
@@ -436,6 +483,17 @@ impl Restorable for Rocks {
             }
         }
         Ok(())
+    }
+
+    fn put_written(
+        &mut self,
+        state: usize,
+        slots: &[Slot],
+        keys: &BinaryArray,
+        values: &ArrayRef,
+        written: &[Option<i64>],
+    ) -> Result<(), Fault> {
+        self.put(state, slots, keys, values, |i| written[i].unwrap_or(UNKNOWN))
     }
 }
 

@@ -3,6 +3,7 @@
 //! Law: until a cut is done, nobody else writes to its databases.
 
 use std::any::Any;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex};
 
@@ -10,6 +11,7 @@ use tidemill_model::snapshot::NativeFile;
 use tidemill_model::{Fault, panics};
 
 use super::directory::{self, Directory};
+use super::overlay::Overlay;
 use super::records::Records;
 use super::shard::{Database, Metadata};
 
@@ -20,6 +22,8 @@ pub(super) const METADATA: &str = "METADATA.json";
 pub(super) struct Job {
     pub database: Arc<Database>,
     pub records: Records,
+    /// Entries that are newer, and which of them are this database's.
+    pub entries: (Arc<Overlay>, Range<u32>),
     pub metadata: Metadata,
     pub directory: Directory,
 }
@@ -73,6 +77,8 @@ impl Cut {
 impl Job {
     fn run(self) -> Result<Frozen, Fault> {
         self.database.write(&self.records)?;
+        let (overlay, groups) = &self.entries;
+        self.database.write_entries(overlay.groups(groups))?;
         let path = self.directory.path().join("files");
         self.database.checkpoint(&path)?;
         let text = serde_json::to_vec(&self.metadata);

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use arrow::datatypes::DataType;
 use serde::{Deserialize, Serialize};
 use tidemill_model::Fault;
-use tidemill_model::component::StateDescriptor;
+use tidemill_model::component::{StateDescriptor, StateKind};
 use tidemill_model::schema::type_name;
 
 use super::ttl::timed;
@@ -59,7 +59,7 @@ impl Layouts {
     pub fn evolve(&mut self, descriptors: &[StateDescriptor], given_up: &[String]) -> Result<(), Fault> {
         let mut ids = Vec::new();
         for descriptor in descriptors {
-            let data_type = type_name(descriptor.field.data_type());
+            let data_type = descriptor.type_text();
             let same = |s: &StoredState| s.name == descriptor.name && s.version == descriptor.version;
             let declared = |id: &&u32| self.states.iter().any(|s| s.id == **id && same(s));
             let known = self.layouts[self.current].iter().find(declared).copied();
@@ -99,6 +99,11 @@ impl Layouts {
             }
         };
         Ok(())
+    }
+
+    /// The number of a state.
+    pub fn id(&self, state: usize) -> u32 {
+        self.layouts[self.current][state]
     }
 
     /// Values without a time, of states whose times are kept since now, count as written now.
@@ -157,13 +162,24 @@ fn other_type(stored: &StoredState, wanted: &StoredState) -> Fault {
         .with_help("raise the version of the state and migrate its values")
 }
 
-/// Bytes of a value; none: variable.
+/// The type of a state's values in rows. A list or map has a number there, as long as it may have entries: of a list the place of
+/// the next one. Its time, if it has one, is that of the latest entry.
+pub(super) fn column_type(descriptor: &StateDescriptor) -> &DataType {
+    match descriptor.kind {
+        StateKind::Value => descriptor.field.data_type(),
+        StateKind::List | StateKind::Map(_) => &DataType::Int64,
+    }
+}
+
+/// Bytes of a value in rows; none: variable.
 fn width(descriptor: &StateDescriptor) -> Result<Option<usize>, Fault> {
     let data_type = descriptor.field.data_type();
+    let is_value = descriptor.kind == StateKind::Value;
     match (data_type, data_type.primitive_width()) {
-        (DataType::Boolean, _) => Ok(Some(1)),
-        (DataType::Utf8 | DataType::Binary, _) => Ok(None),
-        (_, Some(width @ (1 | 2 | 4 | 8 | 16))) => Ok(Some(width)),
+        (DataType::Boolean, _) if is_value => Ok(Some(1)),
+        (DataType::Utf8 | DataType::Binary, _) if is_value => Ok(None),
+        (_, Some(width @ (1 | 2 | 4 | 8 | 16))) if is_value => Ok(Some(width)),
+        (DataType::Boolean | DataType::Utf8 | DataType::Binary, _) | (_, Some(1 | 2 | 4 | 8 | 16)) => Ok(Some(8)),
         _ => {
             let (name, data_type) = (&descriptor.name, type_name(data_type));
             Err(Fault::config(format!("state `{name}` has the type {data_type}, which no state can have"))

@@ -25,6 +25,8 @@ pub(super) struct Memory {
     /// Of one memtable.
     pub memtable_bytes: usize,
     pub dirty_keys_max: usize,
+    /// Of entries of one backend that RocksDB does not have yet.
+    pub entry_bytes_max: usize,
 }
 
 impl Memory {
@@ -39,7 +41,8 @@ impl Memory {
         let memtable_bytes = (bytes / 8).clamp(1 << 20, 64 << 20);
         let (used, shares) = (AtomicUsize::new(0), AtomicUsize::new(0));
         let dirty_keys_max = DIRTY_KEYS_MAX.min(cache_bytes / DIRTY_KEY_BYTES);
-        Arc::new(Self { cache_bytes, used, shares, blocks, memtables, memtable_bytes, dirty_keys_max })
+        let entry_bytes_max = cache_bytes / 4;
+        Arc::new(Self { cache_bytes, used, shares, blocks, memtables, memtable_bytes, dirty_keys_max, entry_bytes_max })
     }
 
     /// A share for one more backend.

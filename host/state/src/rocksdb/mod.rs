@@ -8,13 +8,16 @@ mod backend;
 mod cache;
 mod cut;
 mod directory;
+mod filter;
 mod layout;
 mod memory;
 mod options;
+mod overlay;
 mod records;
 mod restore;
 mod rows;
 mod scan;
+mod scan_entries;
 mod shard;
 #[cfg(test)]
 mod tests;

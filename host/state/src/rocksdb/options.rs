@@ -20,6 +20,7 @@ pub(super) fn options(memory: &Memory) -> Result<Options, Error> {
     // Options that the crate has no function for. What memtables hold when a database is closed is not needed.
     let mut options = Options::default().get_options_from_string("avoid_flush_during_shutdown=true")?;
     options.create_if_missing(true);
+    options.create_missing_column_families(true);
     options.set_block_based_table_factory(&blocks(memory));
     memtables(&mut options, memory);
     levels(&mut options);

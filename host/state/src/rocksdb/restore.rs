@@ -14,15 +14,19 @@ use tidemill_model::snapshot::FileSet;
 
 use super::cut::METADATA;
 use super::directory::{self, Home};
+use super::filter::Filter;
 use super::memory::Memory;
 use super::shard::{Database, FORMAT, Metadata, Shard};
+use super::ttl::Life;
 
 /// Where shards are made, and for what.
 pub(super) struct Site<'a> {
     pub home: &'a Arc<Home>,
     pub memory: &'a Memory,
     pub node: &'a str,
+    /// The columns of rows.
     pub states: &'a [StateDescriptor],
+    pub lives: &'a [Life],
     /// Names of states whose earlier values are not wanted.
     pub given_up: &'a [String],
 }
@@ -79,8 +83,10 @@ impl Site<'_> {
                 false => directory::copy(path, &target)?,
             }
         }
-        let database = Database::open(directory.path().to_owned(), Arc::new(directory), self.memory)?;
-        Ok(Shard::new(database, metadata))
+        let filter = Arc::new(Filter::new(&metadata.layouts, self.states.len(), self.lives));
+        let path = directory.path().to_owned();
+        let database = Database::open(path, Arc::new(directory), self.memory, filter.clone())?;
+        Ok(Shard::new(database, metadata, filter))
     }
 
     /// Empty shards for groups that nobody had.

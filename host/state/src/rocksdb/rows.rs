@@ -10,7 +10,7 @@ use tidemill_model::component::StateDescriptor;
 use tidemill_model::schema::type_name;
 use tidemill_model::state::Slot;
 
-use super::layout::{Layout, Part, Reader};
+use super::layout::{Layout, Part, Reader, column_type};
 
 /// Values that are copied together when the states change.
 const REDESCRIBED_AT_ONCE: usize = 8192;
@@ -81,7 +81,7 @@ macro_rules! by_width {
 impl Rows {
     pub fn new(states: &[StateDescriptor]) -> Result<Self, Fault> {
         let layout = Layout::of(states)?;
-        let types = states.iter().map(|s| s.field.data_type().clone()).collect();
+        let types = states.iter().map(|s| column_type(s).clone()).collect();
         let variables = vec![Vec::new(); layout.variables];
         Ok(Self { types, layout, data: Vec::new(), variables, variable_bytes: 0 })
     }

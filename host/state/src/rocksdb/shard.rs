@@ -1,7 +1,7 @@
 //! One database: the rows of a range of key groups.
 //!
 //! A key in it is the key group, two bytes big-endian, and the key's bytes; its value is the row ([`super::layout`]), in the
-//! column family `default`. Laws: nothing is logged ahead, since what survives is a checkpoint; the number of keys is exact, by
+//! column family `default`. Entries of lists and maps are in a second one ([`super::overlay`]). Laws: nothing is logged ahead, since what survives is a checkpoint; the number of keys is exact, by
 //! key group.
 
 use std::any::Any;
@@ -10,21 +10,33 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rocksdb::checkpoint::Checkpoint;
-use rocksdb::{ColumnFamily, ColumnFamilyDescriptor, DB, DBPinnableSlice, ReadOptions, WriteOptions};
+use rocksdb::{
+    ColumnFamily, ColumnFamilyDescriptor, DB, DBPinnableSlice, DBRawIterator, Options, ReadOptions, WriteBatch,
+    WriteOptions,
+};
 use serde::{Deserialize, Serialize};
 use tidemill_model::Fault;
 use tidemill_model::component::StateDescriptor;
 
+use super::filter::Filter;
 use super::layout::{Layouts, Reader};
 use super::memory::Memory;
 use super::options::options;
 use super::records::Records;
+use super::ttl::Life;
 use crate::clock::UNKNOWN;
 
 /// Version of the metadata and of what they describe.
 pub(super) const FORMAT: u32 = 1;
 /// The column family of rows with one value per state.
 const VALUES: &str = rocksdb::DEFAULT_COLUMN_FAMILY_NAME;
+/// The one of entries of lists and maps, see [`super::overlay`].
+const ENTRIES: &str = "entries";
+/// Name of the filter of entries, for RocksDB's log.
+const FILTER: &str = "entries";
+/// Entries that are written at a time, and their bytes, about.
+const RUN_ENTRIES: usize = 64 << 10;
+const RUN_BYTES: usize = 4 << 20;
 /// Read ahead by scans.
 const SCAN_BYTES: usize = 2 << 20;
 
@@ -46,15 +58,18 @@ pub(super) struct Shard {
     keys: Vec<u64>,
     layouts: Layouts,
     readers: Vec<Reader>,
-    /// It may hold rows.
+    /// It may hold rows, ...
     pub touched: bool,
+    /// ... and entries.
+    pub has_entries: bool,
+    pub filter: Arc<Filter>,
 }
 
 impl Shard {
-    pub fn new(database: Database, metadata: Metadata) -> Self {
+    pub fn new(database: Database, metadata: Metadata, filter: Arc<Filter>) -> Self {
         let Metadata { groups, keys, layouts, .. } = metadata;
         let (touched, readers) = (keys.iter().any(|&k| k > 0), layouts.readers());
-        Self { database: Arc::new(database), groups, keys, layouts, readers, touched }
+        Self { database: Arc::new(database), groups, keys, layouts, readers, touched, has_entries: touched, filter }
     }
 
     pub fn groups(&self) -> &Range<u32> {
@@ -72,12 +87,13 @@ impl Shard {
     }
 
     /// From now on rows hold these columns. What has a time to live since now counts as written now, if anybody knows when that is.
-    pub fn redescribe(&mut self, columns: &[StateDescriptor], now: i64) -> Result<(), Fault> {
+    pub fn redescribe(&mut self, columns: &[StateDescriptor], lives: &[Life], now: i64) -> Result<(), Fault> {
         self.layouts.evolve(columns, &[])?;
         if now != UNKNOWN {
             self.layouts.set_since(now);
         }
         self.readers = self.layouts.readers();
+        self.filter.redescribe(&self.layouts, columns.len(), lives);
         Ok(())
     }
 
@@ -88,6 +104,11 @@ impl Shard {
         let keys = &mut self.keys[index];
         *keys = if comes { *keys + 1 } else { *keys - 1 };
         self.touched = true;
+    }
+
+    /// The number of a state.
+    pub fn id(&self, state: usize) -> u32 {
+        self.layouts.id(state)
     }
 
     /// Values without a time, of states whose times are kept since now, count as written now.
@@ -127,26 +148,87 @@ pub(super) struct Database {
 
 impl Database {
     /// Opens what is in a directory, or a new database if there is nothing.
-    pub fn open(path: PathBuf, keeper: Arc<dyn Any + Send + Sync>, memory: &Memory) -> Result<Self, Fault> {
+    pub fn open(
+        path: PathBuf,
+        keeper: Arc<dyn Any + Send + Sync>,
+        memory: &Memory,
+        filter: Arc<Filter>,
+    ) -> Result<Self, Fault> {
         let options = options(memory).map_err(|error| fault(&path, &error))?;
-        let family = ColumnFamilyDescriptor::new(VALUES, options.clone());
-        let db = DB::open_cf_descriptors(&options, &path, [family]).map_err(|error| fault(&path, &error))?;
+        let [values, mut entries] = families(&options);
+        let decide = move |_level, key: &[u8], stored: &[u8]| filter.decide(key, stored);
+        entries.1.set_compaction_filter(FILTER, decide);
+        let families = [values, entries].map(|(name, options)| ColumnFamilyDescriptor::new(name, options));
+        let db = DB::open_cf_descriptors(&options, &path, families).map_err(|error| fault(&path, &error))?;
         Ok(Self { db, path, _keeper: keeper })
     }
 
     /// Opens for reading only.
     pub fn open_frozen(path: PathBuf, keeper: Arc<dyn Any + Send + Sync>, memory: &Memory) -> Result<Self, Fault> {
         let options = options(memory).map_err(|error| fault(&path, &error))?;
-        let family = ColumnFamilyDescriptor::new(VALUES, options.clone());
-        let db = DB::open_cf_descriptors_read_only(&options, &path, [family], false);
+        let families = families(&options).map(|(name, options)| ColumnFamilyDescriptor::new(name, options));
+        let db = DB::open_cf_descriptors_read_only(&options, &path, families, false);
         Ok(Self { db: db.map_err(|error| fault(&path, &error))?, path, _keeper: keeper })
     }
 
     /// The rows of keys (with their groups), which ascend.
     pub fn get<'a>(&self, keys: impl Iterator<Item = &'a [u8]>) -> Result<Vec<Option<DBPinnableSlice<'_>>>, Fault> {
+        self.get_from(VALUES, keys)
+    }
+
+    /// The same of entries.
+    pub fn get_entries<'a>(
+        &self,
+        keys: impl Iterator<Item = &'a [u8]>,
+    ) -> Result<Vec<Option<DBPinnableSlice<'_>>>, Fault> {
+        self.get_from(ENTRIES, keys)
+    }
+
+    fn get_from<'a>(
+        &self,
+        family: &str,
+        keys: impl Iterator<Item = &'a [u8]>,
+    ) -> Result<Vec<Option<DBPinnableSlice<'_>>>, Fault> {
         let options = ReadOptions::default();
-        let rows = self.db.batched_multi_get_cf_opt(self.family(), keys, true, &options);
+        let rows = self.db.batched_multi_get_cf_opt(self.family(family), keys, true, &options);
         rows.into_iter().collect::<Result<_, _>>().map_err(|error| self.fault(&error))
+    }
+
+    /// Entries from `start` on, below `end`.
+    pub fn entries(&self, start: &[u8], end: Vec<u8>) -> DBRawIterator<'_> {
+        let mut options = ReadOptions::default();
+        options.set_iterate_upper_bound(end);
+        let mut entries = self.db.raw_iterator_cf_opt(self.family(ENTRIES), options);
+        entries.seek(start);
+        entries
+    }
+
+    /// Writes entries, which ascend; none removes.
+    pub fn write_entries<'a>(&self, entries: impl Iterator<Item = (&'a [u8], Option<&'a [u8]>)>) -> Result<(), Fault> {
+        let (family, options) = (self.family(ENTRIES), unlogged());
+        let mut batch = WriteBatch::default();
+        for (key, stored) in entries {
+            match stored {
+                Some(stored) => batch.put_cf(family, key, stored),
+                None => batch.delete_cf(family, key),
+            }
+            if batch.len() >= RUN_ENTRIES || batch.size_in_bytes() >= RUN_BYTES {
+                let full = std::mem::take(&mut batch);
+                self.db.write_opt(full, &options).map_err(|error| self.fault(&error))?;
+            }
+        }
+        self.db.write_opt(batch, &options).map_err(|error| self.fault(&error))
+    }
+
+    /// Brings all entries into the files that they belong to in the end.
+    #[cfg(test)]
+    pub fn compact(&self) {
+        self.db.compact_range_cf(self.family(ENTRIES), None::<&[u8]>, None::<&[u8]>);
+    }
+
+    /// What went wrong while somebody went through entries.
+    pub fn status(&self, entries: &DBRawIterator<'_>) -> Result<(), Fault> {
+        entries.status().map_err(|error| self.fault(&error))
     }
 
     pub fn write(&self, records: &Records) -> Result<(), Fault> {
@@ -164,9 +246,13 @@ impl Database {
     pub fn remove_groups(&self, groups: Range<u32>) -> Result<(), Fault> {
         let bound = |group: u32| group.min(u32::from(u16::MAX)) as u16;
         let (from, to) = (bound(groups.start).to_be_bytes(), bound(groups.end).to_be_bytes());
-        let files = self.db.delete_file_in_range(from, to);
-        let rest = files.and_then(|()| self.db.delete_range_cf_opt(self.family(), from, to, &unlogged()));
-        rest.map_err(|error| self.fault(&error))
+        for name in [VALUES, ENTRIES] {
+            let family = self.family(name);
+            let files = self.db.delete_file_in_range_cf(family, from, to);
+            let rest = files.and_then(|()| self.db.delete_range_cf_opt(family, from, to, &unlogged()));
+            rest.map_err(|error| self.fault(&error))?;
+        }
+        Ok(())
     }
 
     /// Shows rows from a key on, in order, until `row` wants no more. Returns the key that it did not want.
@@ -177,7 +263,18 @@ impl Database {
     ) -> Result<Option<Vec<u8>>, Fault> {
         let mut options = ReadOptions::default();
         options.set_readahead_size(SCAN_BYTES);
-        self.walk(start, options, row)
+        self.walk(VALUES, start, options, row)
+    }
+
+    /// The same for entries.
+    pub fn scan_entries(
+        &self,
+        start: &[u8],
+        entry: impl FnMut(&[u8], &[u8]) -> Result<bool, Fault>,
+    ) -> Result<Option<Vec<u8>>, Fault> {
+        let mut options = ReadOptions::default();
+        options.set_readahead_size(SCAN_BYTES);
+        self.walk(ENTRIES, start, options, entry)
     }
 
     /// The same for a few rows.
@@ -186,18 +283,19 @@ impl Database {
         start: &[u8],
         row: impl FnMut(&[u8], &[u8]) -> Result<bool, Fault>,
     ) -> Result<Option<Vec<u8>>, Fault> {
-        self.walk(start, ReadOptions::default(), row)
+        self.walk(VALUES, start, ReadOptions::default(), row)
     }
 
     fn walk(
         &self,
+        family: &str,
         start: &[u8],
         mut options: ReadOptions,
         mut row: impl FnMut(&[u8], &[u8]) -> Result<bool, Fault>,
     ) -> Result<Option<Vec<u8>>, Fault> {
         // What is read once must not push out what is in use.
         options.fill_cache(false);
-        let mut rows = self.db.raw_iterator_cf_opt(self.family(), options);
+        let mut rows = self.db.raw_iterator_cf_opt(self.family(family), options);
         rows.seek(start);
         while let Some((key, value)) = rows.item() {
             if !row(key, value)? {
@@ -208,13 +306,18 @@ impl Database {
         rows.status().map(|()| None).map_err(|error| self.fault(&error))
     }
 
-    fn family(&self) -> &ColumnFamily {
-        self.db.cf_handle(VALUES).expect("it was opened with this family")
+    fn family(&self, name: &str) -> &ColumnFamily {
+        self.db.cf_handle(name).expect("it was opened with this family")
     }
 
     fn fault(&self, error: &rocksdb::Error) -> Fault {
         fault(&self.path, error)
     }
+}
+
+/// A database of an operator that had no lists and maps gets the second one when it is opened.
+fn families(options: &Options) -> [(&'static str, Options); 2] {
+    [VALUES, ENTRIES].map(|name| (name, options.clone()))
 }
 
 /// Without a log: a database that its process did not close is never opened again.

@@ -2,10 +2,10 @@
 //!
 //! So switching it on and off is a change of layouts like any other. Laws: where there is no value there is no time; a value without
 //! a time (of a program that kept none) counts as written at the `since` of its database, one with the time
-//! [`UNKNOWN`](crate::clock::UNKNOWN) when the clock of this run was first set.
+//! [`UNKNOWN`](crate::clock::UNKNOWN), which left memory in the first tick, when the clock of this run was first set.
 
 use arrow::datatypes::DataType;
-use tidemill_model::component::{StateDescriptor, Ttl};
+use tidemill_model::component::{StateDescriptor, StateKind, Ttl};
 use tidemill_model::state::Slot;
 
 use super::cache::Cache;
@@ -37,31 +37,28 @@ pub(super) struct Life {
     /// Column of its times.
     pub times: usize,
     pub ttl: Ttl,
+    /// It is a list or map.
+    pub has_entries: bool,
 }
 
 /// In the order of states.
 pub(super) fn lives(states: &[StateDescriptor]) -> Vec<Life> {
     let timed = states.iter().enumerate().filter_map(|(state, descriptor)| Some((state, descriptor.ttl?)));
-    timed.enumerate().map(|(n, (state, ttl))| Life { state, times: states.len() + n, ttl }).collect()
+    let has_entries = |state: usize| states[state].kind != StateKind::Value;
+    let life = |(n, (state, ttl))| Life { state, times: states.len() + n, ttl, has_entries: has_entries(state) };
+    timed.enumerate().map(life).collect()
 }
 
 impl Life {
-    /// The values of these slots are about to be read: those that have expired go.
-    pub fn read(&self, cache: &mut Cache, slots: &[Slot], clock: &Clock) {
-        self.expire(cache, slots, clock);
-        if self.ttl.on_read {
-            self.write(cache, slots, clock.stamp());
-        }
-    }
-
-    /// Removes what has expired.
-    pub fn expire(&self, cache: &mut Cache, slots: &[Slot], clock: &Clock) {
+    /// Removes what has expired. Calls `gone` with its slots.
+    pub fn expire(&self, cache: &mut Cache, slots: &[Slot], clock: &Clock, mut gone: impl FnMut(Slot)) {
         for &slot in slots {
             let Some(written) = cache.rows.word(self.times, slot) else { continue };
             if clock.is_expired(written, self.ttl) {
                 cache.rows.remove(self.state, slot);
                 cache.rows.remove(self.times, slot);
                 cache.set_dirty(slot);
+                gone(slot);
             }
         }
     }

@@ -13,6 +13,7 @@ use std::future::Future;
 use std::io::Write;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use aws_sdk_s3::Client;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
@@ -34,6 +35,9 @@ const REMOVED_MAX: usize = 1000;
 const READS_MAX: usize = 4;
 /// Writers that want the same name at once.
 const CONFLICTS_MAX: usize = 20;
+/// Attempts to complete an upload that somebody else is completing, and the pause between two.
+const COMPLETIONS_MAX: usize = 50;
+const COMPLETION_PAUSE: Duration = Duration::from_millis(100);
 /// Requests are waited for, not computed.
 const RUNTIME_THREADS: usize = 2;
 
@@ -249,13 +253,23 @@ impl RemoteFolder for Bucket {
     }
 
     fn complete(&self, upload: &Upload) -> Result<Completed, Fault> {
-        match self.wait(upload::complete(self, &self.key(&upload.name)?, &upload.id, upload::parts_of(upload))) {
-            Ok(()) => Ok(Completed::Now),
-            Err(e) if e.code() == Some("NoSuchUpload") => Ok(match self.size(&upload.name)? {
-                Some(bytes) if bytes == upload.bytes => Completed::Before,
-                _ => Completed::Gone,
-            }),
-            Err(e) => Err(self.faults.of("write", &upload.name, e)),
+        let key = self.key(&upload.name)?;
+        let mut attempts = 0;
+        loop {
+            let refused = match self.wait(upload::complete(self, &key, &upload.id, upload::parts_of(upload))) {
+                Ok(()) => return Ok(Completed::Now),
+                Err(e) if e.code() == Some("NoSuchUpload") => None,
+                // Parts are gone while somebody else completes the same upload: MinIO says so for a moment.
+                Err(e) if e.code() == Some("InvalidPart") => Some(e),
+                Err(e) => return Err(self.faults.of("write", &upload.name, e)),
+            };
+            attempts += 1;
+            match (self.size(&upload.name)?, refused) {
+                (Some(bytes), _) if bytes == upload.bytes => return Ok(Completed::Before),
+                (_, None) => return Ok(Completed::Gone),
+                (_, Some(e)) if attempts == COMPLETIONS_MAX => return Err(self.faults.of("write", &upload.name, e)),
+                (_, Some(_)) => std::thread::sleep(COMPLETION_PAUSE),
+            }
         }
     }
 

@@ -3,11 +3,13 @@
 //! Law: an index that leaves here is in range (ports, parents, keys, states, rows), and parts that
 //! speak of the same rows have the same length.
 
-use arrow::array::{BooleanArray, RecordBatch, RecordBatchOptions};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, RecordBatchOptions};
 use arrow::buffer::{BooleanBuffer, Buffer, ScalarBuffer};
+use arrow::datatypes::DataType;
 
-use tidemill_model::component::Descriptor;
-use tidemill_model::limits::TEXT_BYTES_MAX;
+use tidemill_model::component::{Descriptor, StateKind};
+use tidemill_model::entries::EntryUpdate;
+use tidemill_model::limits::{ENTRY_KEY_BYTES_MAX, ENTRY_VALUE_BYTES_MAX, TEXT_BYTES_MAX};
 use tidemill_model::logic::{RowError, RowsOut, StateUpdate, TimeDomain, TimerChange};
 
 use super::lift::{self, Place, numbers};
@@ -104,6 +106,41 @@ impl Call<'_> {
         let count = keys.as_ref().map_or(self.keys, |k| k.len());
         let values = lift::values(&state.field, count, update.values, &place)?;
         Ok(StateUpdate { state: index, keys, values })
+    }
+
+    pub(crate) fn entries(&self, updates: Vec<keyed::EntryUpdate>) -> Result<Vec<EntryUpdate>, String> {
+        updates.into_iter().map(|update| self.entry_update(update)).collect()
+    }
+
+    fn entry_update(&self, update: keyed::EntryUpdate) -> Result<EntryUpdate, String> {
+        let index = usize::from(update.state);
+        let Some(state) = self.descriptor.states.get(index) else {
+            let count = self.descriptor.states.len();
+            return Err(format!("entries of state {index}; the operator has {count} states"));
+        };
+        let place = Place::State(&state.name);
+        let clears = self.key_index(update.clears, &place)?;
+        let keys = self.key_index(update.key_index, &place)?;
+        let (count, given) = (keys.len(), update.entry_keys.len());
+        let mut entry_keys = update.entry_keys.into_iter();
+        let entries = match (&state.kind, entry_keys.next()) {
+            (StateKind::Map(entry), Some(column)) if given == 1 => Some(lift::values(entry, count, column, &place)?),
+            (StateKind::Map(_), _) => return Err(format!("{place}: a map has 1 column of entry keys, not {given}")),
+            (StateKind::List, None) => None,
+            (StateKind::List, Some(_)) => return Err(format!("{place}: a list has no entry keys")),
+            (StateKind::Value, _) => return Err(format!("{place}: a value has no entries")),
+        };
+        let field = state.field.clone().with_nullable(entries.is_some());
+        let values = lift::values(&field, count, update.values, &place)?;
+        for (what, column, most) in
+            [("entry key", entries.as_ref(), ENTRY_KEY_BYTES_MAX), ("value", Some(&values), ENTRY_VALUE_BYTES_MAX)]
+        {
+            let longest = column.map_or(0, |column| longest(column));
+            if longest > most {
+                return Err(format!("{place}: the {what} of an entry has {longest} bytes, at most {most} fit"));
+            }
+        }
+        Ok(EntryUpdate { state: index, clears, keys, entries, values })
     }
 
     /// Key indices in range, each at most once.
@@ -208,6 +245,16 @@ fn per_row<T: arrow::datatypes::ArrowNativeType>(
         Some(numbers) => Ok(Some(numbers)),
         None => Err(format!("{at}: {what} have {length} bytes, {rows} rows need {}", rows * size_of::<T>())),
     }
+}
+
+/// Bytes of the longest utf8 or binary value; those of other types are short.
+fn longest(column: &ArrayRef) -> usize {
+    let lengths = match column.data_type() {
+        DataType::Utf8 => column.as_string::<i32>().offsets().lengths().max(),
+        DataType::Binary => column.as_binary::<i32>().offsets().lengths().max(),
+        _ => None,
+    };
+    lengths.unwrap_or(0)
 }
 
 fn out_of_range(indices: &[u32], count: usize) -> Option<u32> {

@@ -2,7 +2,7 @@
 
 use arrow::array::{ArrayRef, RecordBatch};
 use arrow::buffer::ScalarBuffer;
-use arrow::datatypes::{ArrowNativeType, SchemaRef};
+use arrow::datatypes::{ArrowNativeType, Field, SchemaRef};
 
 use tidemill_model::component::{Descriptor, StateDescriptor};
 use tidemill_model::logic::RowsIn;
@@ -54,7 +54,8 @@ impl LoweredKeys {
         }
         let mut lowered = Lowered::default();
         for (state, values) in states.iter().zip(values) {
-            lowered.column(&state.field, values).map_err(|error| format!("state `{}`: {error}", state.name))?;
+            let field = Field::new(state.field.name(), state.column_type().clone(), true);
+            lowered.column(&field, values).map_err(|error| format!("state `{}`: {error}", state.name))?;
         }
         Ok(Self { count: count as u32, columns, states: lowered })
     }

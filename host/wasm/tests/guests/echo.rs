@@ -8,6 +8,7 @@ use arrow::array::*;
 use arrow::buffer::{BooleanBuffer, NullBuffer, OffsetBuffer};
 use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
 use proptest::prelude::*;
+use tidemill_model::entries::NoEntries;
 use tidemill_model::logic::{KeyedIn, Logic, RowsIn};
 use tidemill_model::time::Now;
 
@@ -168,7 +169,7 @@ proptest! {
             keys: Some(RecordBatch::try_new(key_schema(), vec![Arc::new(Int64Array::from(key.clone()))]).unwrap()),
             states: all.iter().map(|a| a.slice(from, key_count)).collect(),
         };
-        let effects = KEYED.with_borrow_mut(|keyed| keyed.process_keyed(&input)).unwrap();
+        let effects = KEYED.with_borrow_mut(|keyed| keyed.process_keyed(&input, &mut NoEntries)).unwrap();
         prop_assert_eq!(&effects.outputs[0].rows, &input.rows.rows);
         prop_assert_eq!(effects.updates.len(), input.states.len());
         for (update, state) in effects.updates.iter().zip(&input.states) {

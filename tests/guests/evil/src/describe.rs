@@ -15,7 +15,13 @@ pub fn describe(case: &[u8]) -> Vec<Descriptor> {
     all[0].reads_time = true;
     all[3].states = every_state();
     all[3].reads_keys = true;
-    all[4].states = vec![state("count", "int64"), state("text", "utf8")];
+    let seen = StateDescriptor {
+        kind: "map".into(),
+        entry_key: vec![field("word", "utf8", false, 0)],
+        ..state("seen", "int64")
+    };
+    let trail = StateDescriptor { kind: "list".into(), ..state("trail", "int64") };
+    all[4].states = vec![state("count", "int64"), state("text", "utf8"), seen, trail];
     match case {
         b"01" => panic!("who am I?"),
         b"02" => all[1].kind = "aggregate".into(),
@@ -53,7 +59,16 @@ fn field(name: &str, type_name: &str, nullable: bool, children: u32) -> Field {
 
 fn state(name: &str, type_name: &str) -> StateDescriptor {
     let value = field("value", type_name, true, 0);
-    StateDescriptor { name: name.into(), value, codec: String::new(), version: 1, ttl: 0, ttl_on_read: false }
+    StateDescriptor {
+        name: name.into(),
+        kind: "value".into(),
+        entry_key: Vec::new(),
+        value,
+        codec: String::new(),
+        version: 1,
+        ttl: 0,
+        ttl_on_read: false,
+    }
 }
 
 /// `out`: see `rows::good`; `side`: one number.

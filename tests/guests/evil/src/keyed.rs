@@ -24,6 +24,7 @@ impl Guest for Evil {
             return Ok(Effects {
                 outputs: vec![output],
                 updates: updates.collect(),
+                entries: vec![],
                 timers: vec![timers],
                 errors: vec![keys],
             });
@@ -32,6 +33,8 @@ impl Guest for Evil {
         let mut effects = count(&input.keys);
         effects.outputs.push(good(input.rows.rows));
         spoil(&mode(), &mut effects);
+        crate::entries::change(&mode(), &mut effects);
+        crate::entries::read(&mode());
         Ok(effects)
     }
 
@@ -50,7 +53,7 @@ impl Guest for Evil {
         let times = Column { validity: vec![], offsets: vec![], data: due.times };
         let rows = Batch { rows: count, times: vec![], kinds: vec![], columns: vec![times] };
         let output = Output { port: 1, rows, parents: vec![] };
-        Ok(Effects { outputs: vec![output], updates: vec![], timers: vec![again], errors: vec![] })
+        Ok(Effects { outputs: vec![output], updates: vec![], entries: vec![], timers: vec![again], errors: vec![] })
     }
 
     fn migrate_state(_name: String, _from: u32, values: Column) -> Result<Column, OpError> {
@@ -73,14 +76,14 @@ fn count(keys: &Keys) -> Effects {
         times: le([100, 200], i64::to_le_bytes),
         deletes: vec![0, 1],
     };
-    Effects { outputs: vec![], updates: vec![update], timers: vec![timers], errors: vec![] }
+    Effects { outputs: vec![], updates: vec![update], entries: vec![], timers: vec![timers], errors: vec![] }
 }
 
 /// Expects two keys.
 fn spoil(mode: &str, effects: &mut Effects) {
     let (update, timers) = (&mut effects.updates[0], &mut effects.timers[0]);
     match mode {
-        "state" => update.state = 2,
+        "state" => update.state = 9,
         "state-type" => update.state = 1,
         "key-range" => update.key_index = u32s(&[0, 2]),
         "key-twice" => update.key_index = u32s(&[1, 1]),

@@ -11,6 +11,8 @@ wit_bindgen::generate!({ path: "../../../wit", world: "stateless-operator" });
 
 mod describe;
 #[cfg(not(feature = "stateless"))]
+mod entries;
+#[cfg(not(feature = "stateless"))]
 mod keyed;
 mod rows;
 mod ruin;
@@ -66,6 +68,11 @@ impl Lifecycle for Evil {
             Some("fatal") => Err(OpError::Fatal("the moon is full".into())),
             Some("panic") => panic!("no key under the mat"),
             Some("loop") => ruin::forever(),
+            #[cfg(not(feature = "stateless"))]
+            Some("read") => {
+                entries::read("read");
+                Ok(())
+            }
             Some("context") => {
                 let fields: Vec<String> =
                     context.key_fields.iter().map(|f| format!("{}:{}:{}", f.name, f.type_name, f.children)).collect();

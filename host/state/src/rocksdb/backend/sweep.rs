@@ -9,8 +9,9 @@ use tidemill_model::Fault;
 use tidemill_model::state::{Slot, StateBackend};
 
 use super::Rocks;
+use crate::clock::UNKNOWN;
 use crate::rocksdb::shard::Shard;
-use crate::rocksdb::ttl::Pace;
+use crate::rocksdb::ttl::{Life, Pace};
 
 /// Slots that one sweep looks at: with a sweep per tick a million keys take 10 s, and a sweep some microseconds.
 const SLOTS: usize = 1024;
@@ -31,7 +32,7 @@ impl Rocks {
         self.shards.iter().map(Shard::keys).sum()
     }
 
-    pub(super) fn sweep_resident(&mut self) {
+    pub(super) fn sweep_resident(&mut self) -> Result<(), Fault> {
         let capacity = self.cache.keys.capacity();
         if self.sweep.slot >= capacity {
             self.sweep.slot = 0;
@@ -39,7 +40,7 @@ impl Rocks {
         let end = capacity.min(self.sweep.slot + SLOTS);
         let slots: Vec<Slot> = (self.sweep.slot as Slot..end as Slot).collect();
         self.sweep.slot = end;
-        self.expire(&slots);
+        self.expire_all(&slots)
     }
 
     pub(super) fn sweep_stored(&mut self, now: i64) -> Result<(), Fault> {
@@ -54,15 +55,38 @@ impl Rocks {
         }
         let mut slots = Vec::new();
         self.resolve_bytes(&BinaryArray::from_iter_values(keys), &mut slots)?;
-        self.expire(&slots);
+        self.expire_all(&slots)
+    }
+
+    fn expire_all(&mut self, slots: &[Slot]) -> Result<(), Fault> {
+        for life in 0..self.lives.len() {
+            self.expire(self.lives[life], slots)?;
+        }
+        self.release(slots);
         Ok(())
     }
 
-    fn expire(&mut self, slots: &[Slot]) {
+    /// What was written before the clock was set was written now. What has left memory by then keeps its unknown time, and
+    /// counts from now as well, but after a restart from then.
+    pub(super) fn set_times(&mut self, now: i64) {
         for life in &self.lives {
-            life.expire(&mut self.cache, slots, &self.clock);
+            for slot in 0..self.cache.keys.capacity() as Slot {
+                if self.cache.rows.word(life.times, slot) == Some(UNKNOWN) {
+                    life.write(&mut self.cache, &[slot], now);
+                }
+            }
         }
-        self.release(slots);
+        self.fresh.set_times(now);
+    }
+
+    /// Removes what has expired of one state.
+    pub(super) fn expire(&mut self, life: Life, slots: &[Slot]) -> Result<(), Fault> {
+        let mut gone = Vec::new();
+        life.expire(&mut self.cache, slots, &self.clock, |slot| gone.push(slot));
+        if life.has_entries {
+            gone.into_iter().try_for_each(|slot| self.purge(life.state, slot))?;
+        }
+        Ok(())
     }
 
     /// Keys of stored rows in which a value has expired, out of the next so many.
