@@ -6,6 +6,7 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, BooleanArray};
 use tidemill_model::Fault;
 use tidemill_model::component::Descriptor;
+use tidemill_model::entries::EntryReads;
 use tidemill_model::logic::{
     Effects, KeyedIn, Logic, LogicError, LogicFactory, OpenContext, RowError, RowsIn, TimersIn,
 };
@@ -60,12 +61,12 @@ impl Logic for Opened {
         self.call(|logic| logic.keep(input))
     }
 
-    fn process_keyed(&mut self, input: &KeyedIn) -> Result<Effects, LogicError> {
-        self.call(|logic| logic.process_keyed(input))
+    fn process_keyed(&mut self, input: &KeyedIn, reads: &mut dyn EntryReads) -> Result<Effects, LogicError> {
+        self.call(|logic| logic.process_keyed(input, reads))
     }
 
-    fn on_timers(&mut self, due: &TimersIn) -> Result<Effects, LogicError> {
-        self.call(|logic| logic.on_timers(due))
+    fn on_timers(&mut self, due: &TimersIn, reads: &mut dyn EntryReads) -> Result<Effects, LogicError> {
+        self.call(|logic| logic.on_timers(due, reads))
     }
 
     fn migrate_state(&mut self, name: &str, from: u32, values: &ArrayRef) -> Result<ArrayRef, LogicError> {
