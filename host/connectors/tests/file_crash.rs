@@ -119,7 +119,7 @@ impl World<'_> {
         sink.commit(&self.manifest.committables).unwrap();
         let manifests = self.savepoints.iter().chain([&self.manifest]);
         let named: Vec<Committable> = manifests.flat_map(|m| m.committables.clone()).collect();
-        sink.recover(OWNER, &named).unwrap();
+        sink.recover(OWNER, Some(&named)).unwrap();
         let writers = (0..workers).map(|w| sink.open(w, workers, schema()).unwrap()).collect();
         Process { sink, writers, rows: self.manifest.rows, rest: Vec::new(), checkpoint: 0 }
     }

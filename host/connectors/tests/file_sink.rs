@@ -110,7 +110,7 @@ fn what_dead_runs_leave_is_removed_and_nothing_else() {
     let out = folder.path().join("out");
     let start = |owner: &str, named: &[Committable]| {
         let sink = sink("file", json!({"path": "out", "format": "csv", "roll_rows": 1}), folder.path());
-        sink.recover(owner, named).unwrap();
+        sink.recover(owner, Some(named)).unwrap();
         sink
     };
     let wrote = |sink: &dyn Sink, worker| {

@@ -11,7 +11,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::component::StateDescriptor;
 use crate::fault::Fault;
-use crate::snapshot::{Chunks, NativeFile, Table};
+use crate::sink::Committable;
+use crate::snapshot::{Chunks, NativeFile, Snapshot, Table};
+use crate::time::Now;
 
 /// Version of the manifest and of the tables. Raised when an older reader would misread them.
 pub const FORMAT_VERSION: u32 = 1;
@@ -158,6 +160,25 @@ pub struct PartManifest {
     /// Of a sink: what is to be committed with this checkpoint, in the connector's encoding.
     #[serde(default, skip_serializing_if = "Vec::is_empty", with = "byte_strings")]
     pub committables: Vec<Vec<u8>>,
+}
+
+/// What a node held on a worker when it came to the boundary of a checkpoint: not stored yet.
+#[derive(Debug)]
+pub struct Part {
+    /// By its place in the plan. The dead-letter sink comes behind the last node.
+    pub node: usize,
+    pub worker: usize,
+    pub content: Content,
+}
+
+#[derive(Debug)]
+pub enum Content {
+    /// Of a source.
+    Splits(Vec<SplitState>),
+    /// Of an operator that uses time.
+    State(Now, Snapshot),
+    /// Of a sink.
+    Committables(Vec<Committable>),
 }
 
 /// A split and how far it has been read.

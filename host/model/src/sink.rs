@@ -37,8 +37,9 @@ pub trait Sink: Send + Sync {
     fn discard(&self, _committables: &[Committable]) {}
     /// A job begins: called behind the `commit` of what the checkpoint holds that it starts from, before any `open`. Throws
     /// away what earlier runs of the same owner have left, unless they still live or `named` has it. `owner`: pipeline,
-    /// node and checkpoint store, the same in each run. `named`: what all checkpoints and savepoints of that store hold.
-    fn recover(&self, _owner: &str, _named: &[Committable]) -> Result<(), Fault> {
+    /// node and checkpoint store, the same in each run. `named`: what all checkpoints and savepoints of that store hold; `None`
+    /// if nobody knows, and then everything stays.
+    fn recover(&self, _owner: &str, _named: Option<&[Committable]>) -> Result<(), Fault> {
         Ok(())
     }
     /// Whether it can only take rows with event times.

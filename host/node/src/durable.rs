@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tidemill_model::Fault;
-use tidemill_model::checkpoint::{CheckpointStore, Listed, Manifest};
+use tidemill_model::checkpoint::{CheckpointStore, Listed, Manifest, ObjectStore};
 use tidemill_model::plan::{JobOptions, Plan};
 use tidemill_runtime::{Durability, StartFrom};
 use tidemill_store::{Snapshots, StoreOptions};
@@ -53,15 +53,25 @@ impl Durable {
             ..StoreOptions::default()
         };
         let objects = tidemill_store::open(&options.store, base, &place)?;
+        Ok(Some(Self::over(objects, plan, base)))
+    }
+
+    /// The same, in this store.
+    pub fn over(objects: Arc<dyn ObjectStore>, plan: &Plan, base: &Path) -> Self {
         let store = Arc::new(Snapshots::new(objects, &plan.name));
-        Ok(Some(Self { store, scratch: work_directory(&plan.options, base) }))
+        Self { store, scratch: work_directory(&plan.options, base) }
     }
 
     /// Claims the next generation: from now on nobody else publishes checkpoints of this pipeline.
     pub fn begin(&self, plan: &Plan) -> Result<Durability, Fault> {
         let generation = self.store.begin_generation()?;
+        Ok(Durability { generation, ..self.idle(plan) })
+    }
+
+    /// For a run that only reads: it can publish nothing.
+    pub fn idle(&self, plan: &Plan) -> Durability {
         let options = plan.options.checkpoints.clone().unwrap_or_default();
-        Ok(Durability { store: self.store.clone(), options, generation })
+        Durability { store: self.store.clone(), options, generation: 0 }
     }
 
     /// The manifest to start from, checked; None: from the beginning.

@@ -11,10 +11,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use tidemill_model::checkpoint::SplitState;
-use tidemill_model::sink::Committable;
-use tidemill_model::snapshot::{Form, Snapshot};
-use tidemill_model::time::Now;
+pub(crate) use tidemill_model::checkpoint::{Content, Part};
+use tidemill_model::snapshot::Form;
 
 /// No barrier is pending.
 const NONE: u64 = u64::MAX;
@@ -29,21 +27,6 @@ pub(crate) struct Barrier {
     /// Rows of this tick and those before it belong to the checkpoint.
     pub tick: u64,
     pub form: Form,
-}
-
-/// What a node on a worker held at the barrier.
-#[derive(Debug)]
-pub(crate) struct Part {
-    pub node: usize,
-    pub worker: usize,
-    pub content: Content,
-}
-
-#[derive(Debug)]
-pub(crate) enum Content {
-    Splits(Vec<SplitState>),
-    State(Now, Snapshot),
-    Committables(Vec<Committable>),
 }
 
 pub(crate) struct Barriers {

@@ -144,7 +144,7 @@ impl Checkpointer {
     }
 
     /// One checkpoint or savepoint from its barrier to its commit. `Err(None)`: the job ended before.
-    fn take(&self, purpose: &Purpose, stop: bool) -> Result<Taken, Option<Fault>> {
+    pub fn take(&self, purpose: &Purpose, stop: bool) -> Result<Taken, Option<Fault>> {
         let _turn = self.shared.turn();
         let began = Instant::now();
         let checkpoints = self.shared.checkpoints();
@@ -347,6 +347,6 @@ fn bytes_of(part: &PartManifest) -> u64 {
     tables + part.files.iter().map(|f| f.object.bytes).sum::<u64>()
 }
 
-fn ended() -> Fault {
+pub(crate) fn ended() -> Fault {
     Fault::config("the job has ended before")
 }

@@ -21,6 +21,7 @@ use crate::cluster::{Follower, Leader, Mesh, Order, Report, Start, Team};
 use crate::keeper::Keeper;
 use crate::metrics::JobMetrics;
 use crate::restore::{self, DEAD_LETTER, StartFrom};
+use crate::stepped::SetUp;
 use crate::upgrade::{NewComponent, Upgrades};
 
 /// How long a job that has failed waits for the threads of its sinks: a batch may be on its way to a slow disk.
@@ -270,6 +271,21 @@ pub fn start(plan: Plan, workers: usize) -> Result<JobHandle, Fault> {
 
 /// Starts a plan. Before anything else, what a checkpoint had prepared is committed, and what nobody will commit removed.
 pub fn start_with(plan: Plan, options: StartOptions) -> Result<JobHandle, Fault> {
+    let SetUp { shared, keeper, checkpointer, leader } = set_up(plan, options)?;
+    let for_workers = shared.clone();
+    let run = move || match leader {
+        None => supervise(&for_workers, &keeper, checkpointer.as_ref()),
+        Some(leader) => lead(&leader, &for_workers, &keeper, checkpointer.as_ref()),
+    };
+    let supervisor = std::thread::Builder::new()
+        .name("tidemill-job".into())
+        .spawn(run)
+        .map_err(|e| Fault::io(format!("no thread for the job: {e}")))?;
+    Ok(JobHandle { shared, supervisor })
+}
+
+/// All of a start but the threads.
+pub(crate) fn set_up(plan: Plan, options: StartOptions) -> Result<SetUp, Fault> {
     let StartOptions { workers: threads, durability, from, phases, team, components } = options;
     if let Some(from) = &from {
         from.check(&plan)?;
@@ -308,16 +324,7 @@ pub fn start_with(plan: Plan, options: StartOptions) -> Result<JobHandle, Fault>
         durability,
         commands: commands.clone(),
     });
-    let for_workers = shared.clone();
-    let run = move || match leader {
-        None => supervise(&for_workers, &keeper, checkpointer.as_ref()),
-        Some(leader) => lead(&leader, &for_workers, &keeper, checkpointer.as_ref()),
-    };
-    let supervisor = std::thread::Builder::new()
-        .name("tidemill-job".into())
-        .spawn(run)
-        .map_err(|e| Fault::io(format!("no thread for the job: {e}")))?;
-    Ok(JobHandle { shared, supervisor })
+    Ok(SetUp { shared, keeper, checkpointer, leader })
 }
 
 /// Tells the other processes to begin, runs the job, and tells them of its end.

@@ -19,6 +19,7 @@ mod restore;
 mod shadow;
 mod sink;
 mod source;
+mod stepped;
 mod swap;
 mod upgrade;
 mod worker;
@@ -28,4 +29,5 @@ pub use job::{Ending, JobControl, JobHandle, JobSummary, PhaseHook, StartOptions
 pub use metrics::{JobMetrics, NodeMetrics};
 pub use restore::{DEAD_LETTER, StartFrom};
 pub use shadow::ShadowReport;
+pub use stepped::Stepped;
 pub use upgrade::{Loader, NewComponent, Upgrade};

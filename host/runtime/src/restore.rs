@@ -246,20 +246,19 @@ pub(crate) fn recover(
     store: Option<&Arc<dyn CheckpointStore>>,
     from: Option<&StartFrom>,
 ) -> Result<(), Fault> {
-    let mut manifests = match store.map_or_else(|| Ok(Vec::new()), |store| manifests(&**store)) {
-        Ok(manifests) => manifests,
-        Err(fault) => {
-            tracing::warn!("what earlier runs have left in sinks stays: {fault}");
-            return Ok(());
-        }
-    };
-    manifests.extend(from.map(|from| Manifest::clone(&from.manifest)));
+    let mut manifests = store.map_or_else(|| Ok(Vec::new()), |store| manifests(&**store));
+    match &mut manifests {
+        Ok(manifests) => manifests.extend(from.map(|from| Manifest::clone(&from.manifest))),
+        Err(fault) => tracing::warn!("what earlier runs have left in sinks stays: {fault}"),
+    }
     let location = store.map(|store| store.location()).unwrap_or_default();
     for (name, sink) in sinks(plan) {
-        let parts = manifests.iter().flat_map(|manifest| &manifest.parts).filter(|part| part.node == name);
-        let named: Vec<Committable> = parts.flat_map(|part| &part.committables).cloned().map(Committable).collect();
         let owner = format!("{}\n{name}\n{location}", plan.name);
-        sink.recover(&owner, &named).map_err(|fault| fault.at(name))?;
+        let named = manifests.as_ref().ok().map(|manifests| {
+            let parts = manifests.iter().flat_map(|manifest| &manifest.parts).filter(|part| part.node == name);
+            parts.flat_map(|part| &part.committables).cloned().map(Committable).collect::<Vec<_>>()
+        });
+        sink.recover(&owner, named.as_deref()).map_err(|fault| fault.at(name))?;
     }
     Ok(())
 }

@@ -7,6 +7,7 @@ use tidemill_model::Fault;
 use tidemill_model::plan::Plan;
 
 use super::written::Written;
+use crate::chance::Chance;
 
 /// Lives that end in a crash; the one after them runs to the end.
 const CRASHES_MAX: usize = 4;
@@ -17,7 +18,7 @@ const DOUBLINGS_MAX: usize = 9;
 
 /// Runs a plan with the two numbers of workers in turn.
 pub(super) fn run(plan: &Plan, workers: [usize; 2], seed: u64, written: &mut Written) -> Result<(), Fault> {
-    let mut chance = Chance(seed ^ (workers[0] as u64) << 32);
+    let mut chance = Chance::new(seed ^ (workers[0] as u64) << 32);
     let mut last: Option<Checkpoint> = None;
     for life in 0..=1 + chance.below(CRASHES_MAX) {
         let mut driver = match &last {
@@ -52,16 +53,4 @@ pub(super) fn run(plan: &Plan, workers: [usize; 2], seed: u64, written: &mut Wri
 
 fn note(written: &mut Written) -> Result<(), Fault> {
     written.note().map_err(Fault::internal)
-}
-
-/// SplitMix64.
-struct Chance(u64);
-
-impl Chance {
-    fn below(&mut self, limit: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        ((z ^ (z >> 31)) % limit as u64) as usize
-    }
 }

@@ -25,6 +25,7 @@ pub use tidemill_model::plan::Backend;
 pub use case::{Case, Directives};
 pub use golden::{Outcome, compare};
 pub use run::Lab;
+pub(crate) use run::{Text, scratch};
 
 /// One way to run a case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

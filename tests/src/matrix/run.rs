@@ -116,7 +116,7 @@ impl Lab {
         let settings = json!({ "path": part, "columns": columns(schema) });
         let source =
             self.builtins.source("file", &settings, Path::new("")).map_err(|e| Fault::config(e.to_string()))?;
-        let json = Shared::default();
+        let json = Text::default();
         let ndjson = tidemill_formats::BuiltIn.make("ndjson", &json!({})).map_err(|e| Fault::config(e.to_string()))?;
         let mut writer = ndjson.writer(Box::new(json.clone()), schema.clone())?;
         for split in source.splits(1)? {
@@ -144,7 +144,7 @@ fn columns(schema: &Schema) -> Vec<serde_json::Value> {
 }
 
 /// In memory where the machine has such a place: sinks wait until their files are durable, a thousand times here.
-fn scratch() -> TempDir {
+pub(crate) fn scratch() -> TempDir {
     let memory = Path::new("/dev/shm");
     let made = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
     made.expect("a folder for a run")
@@ -159,15 +159,15 @@ fn plain(mut fault: Fault) -> String {
 
 /// Bytes that a writer leaves behind.
 #[derive(Clone, Default)]
-struct Shared(Arc<Mutex<Vec<u8>>>);
+pub(crate) struct Text(Arc<Mutex<Vec<u8>>>);
 
-impl Shared {
-    fn text(&self) -> String {
+impl Text {
+    pub(crate) fn text(&self) -> String {
         String::from_utf8(self.0.lock().expect("no panic while held").clone()).expect("JSON is UTF-8")
     }
 }
 
-impl Write for Shared {
+impl Write for Text {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         self.0.lock().expect("no panic while held").extend_from_slice(bytes);
         Ok(bytes.len())

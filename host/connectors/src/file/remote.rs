@@ -163,11 +163,12 @@ impl Sink for SharedRemoteSink {
         }
     }
 
-    fn recover(&self, owner: &str, named: &[Committable]) -> Result<(), Fault> {
+    fn recover(&self, owner: &str, named: Option<&[Committable]>) -> Result<(), Fault> {
         let sink = &self.0;
-        sink.local.recover(owner, &[])?;
+        sink.local.recover(owner, Some(&[]))?;
         let hash = xxh3_64(owner.as_bytes()) as u32;
         *sink.lock() = State { owner: hash, open: HashSet::new() };
+        let Some(named) = named else { return Ok(()) };
         let named: Vec<Upload> = named.iter().map(RemoteSink::decode).collect::<Result<_, _>>()?;
         let named: BTreeSet<&str> = named.iter().map(|upload| upload.id.as_str()).collect();
         for (name, id) in sink.folder.uploads()? {

@@ -91,11 +91,17 @@ impl Run {
         part.hidden.file_name().is_some_and(|name| self.lock().hidden.contains(name))
     }
 
-    /// A job begins: removes what dead runs of the same owner left, but for files of these names.
-    pub(super) fn recover(&self, owner: &str, named: &BTreeSet<OsString>) {
+    /// A job begins, whose files later runs of the same owner can remove. The hash of the owner's name.
+    pub(super) fn begin(&self, owner: &str) -> u64 {
         let owner = xxh3_64(owner.as_bytes());
         // An earlier job with this sink, in this process, has ended, too.
         *self.lock() = State { owner, ..State::default() };
+        owner
+    }
+
+    /// A job begins: removes what dead runs of the same owner left, but for files of these names.
+    pub(super) fn recover(&self, owner: &str, named: &BTreeSet<OsString>) {
+        let owner = self.begin(owner);
         let dead = dead_runs(&self.directory, owner);
         if dead.is_empty() {
             return;

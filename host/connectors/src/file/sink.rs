@@ -173,7 +173,11 @@ impl Sink for FileSink {
         }
     }
 
-    fn recover(&self, owner: &str, named: &[Committable]) -> Result<(), Fault> {
+    fn recover(&self, owner: &str, named: Option<&[Committable]>) -> Result<(), Fault> {
+        let Some(named) = named else {
+            self.target.run.begin(owner);
+            return Ok(());
+        };
         let parts = named.iter().map(Part::decode).collect::<Result<Vec<_>, _>>()?;
         let behind = parts.iter().filter_map(|part| Some(part.number()? + 1)).max();
         self.first_number.store(behind.unwrap_or_default(), Ordering::Relaxed);

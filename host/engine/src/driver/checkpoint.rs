@@ -53,12 +53,7 @@ impl Driver {
     /// Goes on to a boundary and freezes everything there. The sinks have prepared, and [`Driver::commit_checkpoint`] is
     /// to follow.
     pub fn checkpoint(&mut self) -> Result<Checkpoint, Fault> {
-        if self.by_hand {
-            self.tick()?;
-        }
-        self.boundary = Some(each(&self.sources).map(|(_, _, s)| s.tick() + 1).max().unwrap_or(0));
-        while !self.is_at_boundary() && self.step(i64::MAX)? {}
-        self.boundary = None;
+        self.go_to_boundary()?;
         self.checkpoints += 1;
         let mut checkpoint = Checkpoint { id: self.checkpoints, now_ms: self.now_ms, ..Checkpoint::default() };
         for id in 0..self.plan.nodes.len() {
@@ -75,7 +70,7 @@ impl Driver {
                     checkpoint.splits.insert(name, splits.into_iter().map(|(_, split)| split).collect());
                 }
                 NodeKind::Operator { .. } => {
-                    let state = self.freeze(id).map_err(|f| f.at(&name))?;
+                    let state = self.freeze_node(id).map_err(|f| f.at(&name))?;
                     checkpoint.operators.insert(name, state);
                 }
                 NodeKind::Sink { .. } => {
@@ -138,6 +133,17 @@ impl Driver {
         Ok(driver)
     }
 
+    /// All that was read has been processed, and the tick is closed everywhere.
+    pub(super) fn go_to_boundary(&mut self) -> Result<(), Fault> {
+        if self.by_hand {
+            self.tick()?;
+        }
+        self.boundary = Some(each(&self.sources).map(|(_, _, s)| s.tick() + 1).max().unwrap_or(0));
+        while !self.is_at_boundary() && self.step(i64::MAX)? {}
+        self.boundary = None;
+        Ok(())
+    }
+
     fn is_at_boundary(&self) -> bool {
         let Some(boundary) = self.boundary else { return true };
         let ended = each(&self.sources).all(|(_, _, s)| s.has_ended());
@@ -148,7 +154,7 @@ impl Driver {
             && self.instances.iter().flatten().all(|i| i.closed >= target)
     }
 
-    fn freeze(&mut self, id: usize) -> Result<OperatorState, Fault> {
+    fn freeze_node(&mut self, id: usize) -> Result<OperatorState, Fault> {
         let mut state = OperatorState { now: Now::START, workers: Vec::new() };
         for instance in &mut self.instances[id] {
             // All workers have closed the same ticks: their clocks agree.

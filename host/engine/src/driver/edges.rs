@@ -85,6 +85,11 @@ impl Edges {
         })
     }
 
+    /// The node at the end of a queue.
+    pub fn receiver(&self, queue: usize) -> NodeId {
+        self.edge(queue).to
+    }
+
     fn edge(&self, queue: usize) -> &Edge {
         &self.edges[queue / (self.workers * self.workers)]
     }

@@ -11,6 +11,7 @@ mod checkpoint;
 mod edges;
 mod harness;
 mod node;
+mod parts;
 mod rng;
 mod source;
 
@@ -22,16 +23,17 @@ use tidemill_model::dead::{self, DeadRow};
 use tidemill_model::plan::{NodeId, NodeKind, Plan, TickMode};
 use tidemill_model::sink::SinkWriter;
 use tidemill_model::source::Split;
-use tidemill_model::time::{Now, WatermarkTracker};
-use tidemill_model::{Batch, Fault, Operator, OperatorContext, Progress};
+use tidemill_model::time::Now;
+use tidemill_model::{Batch, Fault, OperatorContext, Progress};
 
 use edges::Edges;
-use node::{Emitted, Instance, Work};
+use node::{Emitted, Instance, Unfinished, Work};
 use rng::Rng;
 use source::SourceWorker;
 
 pub use checkpoint::{Checkpoint, OperatorState};
 pub use harness::{HandFed, Input, one_operator};
+pub use parts::Start;
 
 /// Batches on their way beyond which sources wait: bounds memory, and how far rows may overtake.
 const IN_FLIGHT_MAX: usize = 64;
@@ -60,6 +62,8 @@ pub struct Driver {
     checkpoints: u64,
     /// No row of this tick or later is read for now.
     boundary: Option<usize>,
+    /// A node whose turn comes so many times less often than that of others.
+    slow: Option<(NodeId, usize)>,
 }
 
 /// Something that can happen next.
@@ -69,6 +73,7 @@ enum Event {
     EndTick(NodeId, usize),
     Deliver(usize),
     Close(NodeId, usize),
+    Resume(NodeId, usize),
     PassTime,
 }
 
@@ -156,6 +161,7 @@ impl Driver {
             committed: false,
             checkpoints: 0,
             boundary: None,
+            slow: None,
         })
     }
 
@@ -256,6 +262,25 @@ impl Driver {
         id.map_or(0, |id| self.instances[id].iter().map(Instance::held).sum())
     }
 
+    /// The watermark that each operator and sink has seen, by node and worker.
+    pub fn watermarks(&self) -> impl Iterator<Item = (&str, usize, i64)> {
+        let name = |id: NodeId| self.plan.nodes[id].name.as_str();
+        each(&self.instances).map(move |(id, worker, instance)| (name(id), worker, instance.tracker.watermark()))
+    }
+
+    /// Batches on their way, and ticks that are open somewhere.
+    pub fn in_flight(&self) -> (usize, usize) {
+        let oldest = self.instances.iter().flatten().map(|i| i.closed).min().unwrap_or(0);
+        let newest = each(&self.sources).map(|(_, _, s)| s.tick()).max().unwrap_or(0);
+        (self.edges.in_flight(), newest.saturating_sub(oldest))
+    }
+
+    /// From now on this node's turn comes so many times less often.
+    pub fn slow_down(&mut self, node: &str, times: usize) -> Result<(), Fault> {
+        self.slow = Some((self.node_id(node)?, times.max(1)));
+        Ok(())
+    }
+
     /// Virtual processing time in ms; starts at 0.
     pub fn now_ms(&self) -> i64 {
         self.now_ms
@@ -294,14 +319,31 @@ impl Driver {
         if events.is_empty() {
             return Ok(false);
         }
-        match events[self.rng.below(events.len())] {
+        let mut event = events[self.rng.below(events.len())];
+        if let Some((slow, times)) = self.slow
+            && self.node_of(event) == Some(slow)
+            && self.rng.below(times) > 0
+        {
+            event = events[self.rng.below(events.len())];
+        }
+        match event {
             Event::Poll(id, worker) => self.poll(id, worker)?,
             Event::EndTick(id, worker) => self.sources[id][worker].say(self.now_ms),
             Event::Deliver(queue) => self.deliver(queue)?,
             Event::Close(id, worker) => self.close(id, worker)?,
+            Event::Resume(id, worker) => self.resume(id, worker)?,
             Event::PassTime => self.pass_time(until_ms),
         }
         Ok(true)
+    }
+
+    /// The operator or sink whose turn it would be.
+    fn node_of(&self, event: Event) -> Option<NodeId> {
+        match event {
+            Event::Deliver(queue) => Some(self.edges.receiver(queue)),
+            Event::Close(id, _) | Event::Resume(id, _) => Some(id),
+            Event::Poll(..) | Event::EndTick(..) | Event::PassTime => None,
+        }
     }
 
     fn events(&self, until_ms: i64) -> Vec<Event> {
@@ -327,12 +369,15 @@ impl Driver {
         }
         for (queue, to, worker, tick) in self.edges.heads() {
             let instance = &self.instances[to][worker];
-            if !(batch_ticks && instance.uses_time()) || tick <= instance.closed {
+            let in_turn = !(batch_ticks && instance.uses_time()) || tick <= instance.closed;
+            if in_turn && instance.unfinished.is_none() {
                 events.push(Event::Deliver(queue));
             }
         }
         for (id, worker, instance) in each(&self.instances) {
-            if self.can_close(id, worker, instance.closed) {
+            if instance.unfinished.is_some() {
+                events.push(Event::Resume(id, worker));
+            } else if self.can_close(id, worker, instance.closed) {
                 events.push(Event::Close(id, worker));
             }
         }
@@ -377,8 +422,8 @@ impl Driver {
                 self.outputs.entry(self.plan.nodes[id].name.clone()).or_default().push(batch);
             }
             Work::Operator(operator, _) => {
-                let first = operator.on_batch(input, batch, &mut emitted).map_err(at)?;
-                finish(operator.as_mut(), first, &mut emitted).map_err(at)?;
+                let progress = operator.on_batch(input, batch, &mut emitted).map_err(at)?;
+                self.instances[id][worker].goes_on(progress, Unfinished { tick, closes: false });
             }
         }
         self.route(id, worker, tick, emitted)
@@ -388,13 +433,25 @@ impl Driver {
         let tick = self.instances[id][worker].closed;
         let now = self.clocks(id, worker, tick);
         let at = |f: Fault| f.at(&self.plan.nodes[id].name).on_worker(worker);
-        let mut emitted = Emitted::default();
+        let (mut emitted, mut progress) = (Emitted::default(), Progress::Done);
         if let Work::Operator(operator, true) = &mut self.instances[id][worker].work {
-            let first = operator.on_time(now, &mut emitted).map_err(at)?;
-            finish(operator.as_mut(), first, &mut emitted).map_err(at)?;
+            progress = operator.on_time(now, &mut emitted).map_err(at)?;
         }
-        self.instances[id][worker].closed = tick + 1;
+        self.instances[id][worker].goes_on(progress, Unfinished { tick, closes: true });
         self.route(id, worker, tick, emitted)
+    }
+
+    /// Goes on after `More`.
+    fn resume(&mut self, id: NodeId, worker: usize) -> Result<(), Fault> {
+        let instance = &mut self.instances[id][worker];
+        let (Some(unfinished), Work::Operator(operator, _)) = (instance.unfinished, &mut instance.work) else {
+            return Ok(());
+        };
+        let mut emitted = Emitted::default();
+        let at = |f: Fault| f.at(&self.plan.nodes[id].name).on_worker(worker);
+        let progress = operator.resume(&mut emitted).map_err(at)?;
+        instance.goes_on(progress, unfinished);
+        self.route(id, worker, unfinished.tick, emitted)
     }
 
     /// Both clocks of a node at the end of a tick.
@@ -434,7 +491,9 @@ impl Driver {
         let ready = each(&self.sources).any(|(_, _, s)| s.is_ready(self.now_ms));
         let wanted = each(&self.sources).filter_map(|(_, _, s)| s.next_ready()).min();
         let jump = wanted.filter(|_| !ready && self.edges.in_flight() == 0).unwrap_or(next);
-        self.now_ms = next.max(jump).min(until_ms);
+        let before_ms = std::mem::replace(&mut self.now_ms, next.max(jump).min(until_ms));
+        let now_ms = self.now_ms;
+        self.sources.iter_mut().flatten().for_each(|source| source.held_up(before_ms, now_ms));
     }
 
     /// Two-phase commit of all sinks, once.
@@ -461,22 +520,8 @@ impl Driver {
     }
 }
 
-/// Goes on after `More`.
-fn finish(operator: &mut dyn Operator, mut progress: Progress, emitted: &mut Emitted) -> Result<(), Fault> {
-    while progress == Progress::More {
-        progress = operator.resume(emitted)?;
-    }
-    Ok(())
-}
-
 /// Everything by node and worker.
 fn each<T>(lists: &[Vec<T>]) -> impl Iterator<Item = (NodeId, usize, &T)> {
     let indexed = lists.iter().enumerate();
     indexed.flat_map(|(id, list)| list.iter().enumerate().map(move |(worker, item)| (id, worker, item)))
-}
-
-impl Instance {
-    fn new(work: Work, parts: usize) -> Self {
-        Self { work, closed: 0, tracker: WatermarkTracker::new(parts), processing_ms: 0 }
-    }
 }

@@ -138,6 +138,12 @@ impl SourceWorker {
         self.splits.iter().map(|s| s.until_ms).min()
     }
 
+    /// The clock has gone on, and splits that were ready were not asked: that makes none of them idle.
+    pub fn held_up(&mut self, before_ms: i64, now_ms: i64) {
+        let ready = self.splits.iter_mut().filter(|split| split.until_ms <= before_ms);
+        ready.for_each(|split| split.watermark.held_up(now_ms));
+    }
+
     /// Polls a ready split, chosen by chance.
     pub fn poll(&mut self, rows: usize, now_ms: i64, rng: &mut Rng) -> Result<(Option<Batch>, Vec<DeadRow>), Fault> {
         let ready: Vec<usize> = (0..self.splits.len()).filter(|&s| self.splits[s].until_ms <= now_ms).collect();

@@ -1,0 +1,196 @@
+//! Operators of a life: the real ones, watched, and slower than they would be.
+//!
+//! Law: what an operator answers does not depend on who watches; one that takes a batch in pieces says `More` between them.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use tidemill_model::checkpoint::NodeManifest;
+use tidemill_model::logic::LogicFactory;
+use tidemill_model::operator::{OpenedLogic, Successor};
+use tidemill_model::snapshot::{Form, Restore, Snapshot};
+use tidemill_model::time::Now;
+use tidemill_model::{Batch, Collector, Fault, Operator, OperatorContext, OperatorFactory, Progress};
+
+use super::world::World;
+
+pub struct Watched {
+    pub inner: Arc<dyn OperatorFactory>,
+    pub world: Arc<World>,
+    /// Rows that it takes at once.
+    pub piece: usize,
+}
+
+impl OperatorFactory for Watched {
+    fn build(&self, context: &OperatorContext) -> Result<Box<dyn Operator>, Fault> {
+        let inner = self.inner.build(context)?;
+        let (world, name) = (self.world.clone(), format!("{} (worker {})", context.node, context.worker));
+        Ok(Box::new(Watch {
+            inner,
+            world,
+            name,
+            piece: self.piece,
+            rest: VecDeque::new(),
+            more: false,
+            last: Now::START,
+        }))
+    }
+
+    fn uses_time(&self) -> bool {
+        self.inner.uses_time()
+    }
+
+    fn about(&self) -> NodeManifest {
+        self.inner.about()
+    }
+
+    fn successor(&self, logic: Arc<dyn LogicFactory>, dropped: &[String]) -> Result<Arc<dyn Successor>, Fault> {
+        self.inner.successor(logic, dropped)
+    }
+}
+
+struct Watch {
+    inner: Box<dyn Operator>,
+    world: Arc<World>,
+    name: String,
+    piece: usize,
+    rest: VecDeque<(usize, Batch)>,
+    /// The operator itself is not done.
+    more: bool,
+    last: Now,
+}
+
+impl Watch {
+    fn said(&mut self, progress: Progress) -> Progress {
+        self.more = progress == Progress::More;
+        if self.rest.is_empty() { progress } else { Progress::More }
+    }
+}
+
+impl Operator for Watch {
+    fn on_batch(&mut self, input: usize, batch: Batch, out: &mut dyn Collector) -> Result<Progress, Fault> {
+        if self.more || !self.rest.is_empty() {
+            self.world.violation(format!("{} gets rows before it is done with others", self.name));
+        }
+        let first = batch.slice(0, self.piece.min(batch.num_rows()));
+        let pieces = (self.piece..batch.num_rows()).step_by(self.piece);
+        self.rest.extend(pieces.map(|at| (input, batch.slice(at, self.piece.min(batch.num_rows() - at)))));
+        let progress = self.inner.on_batch(input, first, out)?;
+        Ok(self.said(progress))
+    }
+
+    fn on_time(&mut self, now: Now, out: &mut dyn Collector) -> Result<Progress, Fault> {
+        let Now { watermark, processing_ms } = self.last;
+        if now.watermark < watermark {
+            self.world
+                .violation(format!("{}: the watermark goes back from {watermark} to {}", self.name, now.watermark));
+        }
+        if now.processing_ms < processing_ms {
+            self.world.violation(format!("{}: the clock goes back from {processing_ms}", self.name));
+        }
+        self.last = now;
+        let progress = self.inner.on_time(now, out)?;
+        Ok(self.said(progress))
+    }
+
+    fn resume(&mut self, out: &mut dyn Collector) -> Result<Progress, Fault> {
+        let progress = match self.rest.pop_front() {
+            next if self.more => {
+                self.rest.extend(next);
+                self.rest.rotate_right(1);
+                self.inner.resume(out)?
+            }
+            Some((input, piece)) => self.inner.on_batch(input, piece, out)?,
+            None => Progress::Done,
+        };
+        Ok(self.said(progress))
+    }
+
+    fn snapshot(&mut self, form: Form) -> Result<Snapshot, Fault> {
+        if self.more || !self.rest.is_empty() {
+            self.world.violation(format!("{} is frozen before it is done", self.name));
+        }
+        self.inner.snapshot(form)
+    }
+
+    fn restore(&mut self, from: &dyn Restore) -> Result<(), Fault> {
+        self.last = from.now();
+        self.inner.restore(from)
+    }
+
+    fn held(&self) -> u64 {
+        self.inner.held()
+    }
+
+    fn swap(&mut self, next: OpenedLogic) -> Result<(), Fault> {
+        self.inner.swap(next)
+    }
+
+    fn settle(&mut self, keep: bool) -> Result<(), Fault> {
+        self.inner.settle(keep)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Emits nothing and never has enough.
+    struct Greedy;
+
+    impl Operator for Greedy {
+        fn on_batch(&mut self, _input: usize, _batch: Batch, _out: &mut dyn Collector) -> Result<Progress, Fault> {
+            Ok(Progress::More)
+        }
+    }
+
+    struct Nobody;
+
+    impl Collector for Nobody {
+        fn emit(&mut self, _port: usize, _batch: Batch) {}
+        fn dead(&mut self, _row: tidemill_model::dead::DeadRow) {}
+        fn count(&mut self, _counter: &'static str, _n: u64) {}
+    }
+
+    fn watch() -> (Arc<World>, Watch) {
+        let world = World::new();
+        let (rest, last) = (VecDeque::new(), Now::START);
+        let watch = Watch {
+            inner: Box::new(Greedy),
+            world: world.clone(),
+            name: "n".into(),
+            piece: 2,
+            rest,
+            more: false,
+            last,
+        };
+        (world, watch)
+    }
+
+    fn rows() -> Batch {
+        let column: arrow::array::ArrayRef = Arc::new(arrow::array::Int64Array::from(vec![1, 2, 3]));
+        Batch::new(arrow::array::RecordBatch::try_from_iter([("n", column)]).expect("one column"))
+    }
+
+    #[test]
+    fn time_that_goes_back_is_seen() {
+        let now = |watermark, processing_ms| Now { watermark, processing_ms };
+        for (later, fine) in [(now(5, 1), true), (now(6, 2), true), (now(4, 2), false), (now(6, 0), false)] {
+            let (world, mut watch) = watch();
+            for now in [now(5, 1), later] {
+                assert_eq!(watch.on_time(now, &mut Nobody).expect("no fault"), Progress::Done);
+            }
+            assert_eq!(world.check().is_ok(), fine, "{later:?}");
+        }
+    }
+
+    #[test]
+    fn a_call_before_the_last_one_is_done_is_seen() {
+        let (world, mut watch) = watch();
+        assert_eq!(watch.on_batch(0, rows(), &mut Nobody).expect("no fault"), Progress::More);
+        assert_eq!(watch.resume(&mut Nobody).expect("no fault"), Progress::More);
+        assert!(world.check().is_ok());
+        assert_eq!(watch.on_batch(0, rows(), &mut Nobody).expect("no fault"), Progress::More);
+        assert!(world.check().is_err());
+    }
+}
