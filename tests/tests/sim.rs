@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tidemill_tests::sim;
 
-const SEEDS: u64 = 100;
+const SEEDS: u64 = 60;
 
 /// A whole number from the environment.
 fn setting(name: &str) -> Option<u64> {
