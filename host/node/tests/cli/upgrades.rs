@@ -203,7 +203,7 @@ fn upgrades_hold_in_several_processes_and_when_their_number_changes() {
     go_over("text", "--drop-state calls", "state count: migrated from version 1 to 2");
     rescale(1);
     rescale(2);
-    go_over("more", "", "state `count` has version 2, but it declares version 1");
+    go_over("more", "", "has version 2, but it declares version 1");
     go_over("number", "", "state count: migrated from version 2 to 3");
     let stopped = folder.run(&shell("stop counting"));
     assert_eq!(stopped.code(), 0, "{stopped:?}");
