@@ -135,6 +135,10 @@ impl Checkpointer {
     }
 
     fn failed(&self, fault: &Fault, failures: u32) {
+        if self.shared.is_aborted() {
+            // An echo of why the job has failed.
+            return;
+        }
         tracing::warn!("a checkpoint failed: {fault}");
         if failures > self.durability.options.tolerated_failures {
             let mut fault = fault.clone();
