@@ -197,7 +197,10 @@ impl Runner {
             let rescaled = self.desk.paused();
             let mut back = Vec::new();
             if let Some(control) = control {
-                (job_now.plan, job_now.components, back) = control.plan_for_restart();
+                let new;
+                (job_now.plan, new, back) = control.plan_for_restart();
+                // Those of earlier starts are in the plan already.
+                job_now.components.extend(new);
             }
             let fault = match outcome {
                 Ok((done, _, _)) if done.ending == Ending::Halted && rescaled.is_some() => {
