@@ -40,6 +40,12 @@ impl Replacement {
             return Err(Fault::config(message)
                 .with_help("stop the job at a savepoint, and start it with `--from` and the new component"));
         }
+        let version = |of: &Descriptor, name: &str| of.states.iter().find(|s| s.name == name).map(|s| s.version);
+        let stays = |name: &&String| version(old, name).is_some() && version(old, name) == version(new, name);
+        if let Some(name) = dropped.iter().find(stays) {
+            return Err(Fault::config(format!("it declares the state `{name}` as it was, so its values stay"))
+                .with_help("raise the version of the state to have it start empty, or leave `--drop-state` away"));
+        }
         let mut changes = Vec::new();
         let mut migrated = Vec::new();
         for state in &new.states {

@@ -255,6 +255,7 @@ fn what_does_not_fit_is_refused_before_anything_stops() {
         (wants_more, "", "does not fit"),
         (no_migration, "", "it can't migrate state `n` from version 1"),
         (fewer, "total", "it does not declare the state `sum`"),
+        (counter(&input), "n", "it declares the state `n` as it was"),
     ] {
         let dropped: Vec<String> = Some(dropped.to_owned()).filter(|name| !name.is_empty()).into_iter().collect();
         let factory = factory(counter(&input), &input);
