@@ -12,6 +12,7 @@ mod stateless;
 mod stored;
 mod swap;
 mod trial;
+mod undo;
 
 use std::sync::Arc;
 

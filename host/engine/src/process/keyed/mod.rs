@@ -206,7 +206,7 @@ impl Keyed {
     /// A call is about to change these keys.
     fn note(&mut self, slots: &[Slot]) -> Result<(), Fault> {
         match &mut self.trial {
-            Some(trial) => trial.note(self.state.as_mut(), slots),
+            Some(trial) => trial.note(self.state.as_mut(), &self.migration, slots),
             None => Ok(()),
         }
     }
@@ -231,7 +231,8 @@ impl Keyed {
             self.update(update, slots)?;
         }
         for update in &effects.entries {
-            let stored = self.entry_keys.store(update, slots, self.state.as_mut())?;
+            let undo = self.trial.as_mut().map(|trial| &mut trial.entries);
+            let stored = self.entry_keys.store(update, slots, self.state.as_mut(), undo)?;
             stored.map_err(|wrong| self.common.malformed(wrong))?;
         }
         for change in &effects.timers {
