@@ -10,7 +10,7 @@ mod stateless;
 mod timers;
 mod types;
 
-pub use entries::{Baskets, Vocabulary};
+pub use entries::{Baskets, Digits, Vocabulary};
 pub use fussy::{Fussy, FussyCount, FussyFilter};
 pub use keyed::{Count, Patience, Profile, Tickets};
 pub use lives::{Lately, LatelyListed};
@@ -39,5 +39,6 @@ tidemill_sdk::export!(
     LatelyListed,
     Baskets,
     Vocabulary,
+    Digits,
     Echo,
 );
