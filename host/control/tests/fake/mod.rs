@@ -221,7 +221,12 @@ fn column(expression: &str, input: &SchemaRef) -> Result<usize, ConfigError> {
 }
 
 fn operators() -> Vec<Descriptor> {
-    let port = |name: &str, columns: &str, carry| Port { name: name.to_owned(), schema: schema(columns), carry };
+    let port = |name: &str, columns: &str, carry| Port {
+        name: name.to_owned(),
+        schema: schema(columns),
+        carry,
+        broadcast: name == "rules",
+    };
     let op = |name: &str, kind, inputs, outputs| Descriptor {
         name: String::from(name),
         doc: String::new(),

@@ -24,7 +24,8 @@ use crate::support::{ints, lines, rows, schema};
 fn factory(logic: Native, input: &SchemaRef) -> Arc<dyn OperatorFactory> {
     let (inputs, keys) = (vec![input.clone()], vec![vec![0]]);
     let (logic, state) = (Arc::new(logic), Arc::new(HeapFactory));
-    let spec = ProcessSpec { logic, inputs, keys, config: Vec::new(), on_error: OnError::DeadLetter, state };
+    let (config, on_error, shared) = (Vec::new(), OnError::DeadLetter, Arc::new(HeapFactory));
+    let spec = ProcessSpec { logic, inputs, keys, config, on_error, state, shared };
     node(spec).unwrap().factory
 }
 
