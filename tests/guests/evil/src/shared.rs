@@ -3,8 +3,8 @@
 use crate::exports::tidemill::operator::keyed::{
     Domain, Effects, EntryUpdate, KeyedBatch, StateUpdate, TimerChanges,
 };
-use crate::rows::{le, u32s};
-use crate::tidemill::operator::types::Column;
+use crate::rows::{i64s, le, u32s};
+use crate::tidemill::operator::types::{Batch, Column, Output};
 
 /// States of `shared`: a value of each key, a broadcast value, a broadcast list, a list of the worker.
 const COUNT: u16 = 0;
@@ -36,6 +36,12 @@ pub fn process(mode: &str, input: &KeyedBatch) -> Effects {
     let of_all = input.input == TO_ALL;
     assert_eq!(input.key_index.is_empty(), of_all, "rows for all have no key");
     assert_eq!(input.keys.states[usize::from(TOTAL)].data.len(), 8, "one value, whatever the number of keys");
+    // What all know; a row for all itself.
+    let total = input.keys.states[usize::from(TOTAL)].clone();
+    let known = if total.validity == [0] { 0 } else { -i64s(&total.data)[0] };
+    let columns = if of_all { input.rows.columns.clone() } else { vec![numbers(&vec![known; input.rows.rows as usize])] };
+    let rows = Batch { rows: input.rows.rows, times: vec![], kinds: vec![], columns };
+    effects.outputs.push(Output { port: 1, rows, parents: vec![] });
     match of_all {
         true => {
             effects.updates.push(set(TOTAL, &[], &[7]));
