@@ -244,3 +244,30 @@ fn role(field: &Field, ident: &Ident, kind: Kind) -> Result<(String, Role)> {
         _ => Ok((plain, Role::Plain)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wrong_scopes_are_reported_at_the_word() {
+        for (field, expected) in [
+            ("#[state(split)] s: Value<i64>", "`split` is for ListState: its values are dealt to the workers"),
+            ("#[state(union)] s: MapState<i64, i64>", "`union` is for ListState: its values are dealt to the workers"),
+            ("#[state(broadcast, union)] s: ListState<i64>", "the state is `broadcast` already"),
+            ("#[state(split = true)] s: ListState<i64>", "this takes no value"),
+            ("#[state(broadcast, ttl = \"1h\")] s: Value<i64>", "only states of keys have a time to live"),
+            (
+                "#[state(operator)] s: ListState<i64>",
+                "#[state(...)] knows: name, broadcast, split, union, version, ttl, ttl_on_read, migrate",
+            ),
+        ] {
+            let input: DeriveInput = syn::parse_str(&format!("struct Op {{ {field} }}")).expect("a struct");
+            let error = expand(&input, Kind::Keyed).err().map(|error| error.to_string());
+            assert_eq!(error.as_deref(), Some(expected), "{field}");
+        }
+        let input =
+            syn::parse_str("struct Op { #[state(split)] s: ListState<i64>, #[state(broadcast)] t: Value<i64> }");
+        assert!(expand(&input.expect("a struct"), Kind::Keyed).is_ok());
+    }
+}

@@ -99,6 +99,23 @@ const FRAGMENTS: &[Fragment] = &[
     operator: patience",
         sinks: &[("patience_out", "patience")],
     },
+    Fragment {
+        name: "rules for all workers",
+        sources: &["rows", "rules"],
+        operators: "
+  readings: { input: rows, select: [k as sensor, cast(g % 3 as varchar) as kind, t as at, n as value] }
+  limits: { input: rules, select: [cast(g % 3 as varchar) as kind, t as at, abs(n) as value] }
+  alarms: { inputs: { readings: readings, rules: limits }, key: { readings: [sensor] }, component: cases, operator: alarms }",
+        sinks: &[("alarms_out", "alarms")],
+    },
+    Fragment {
+        name: "what all workers have seen",
+        sources: &["rows"],
+        operators: "
+  pages: { input: rows, select: [k as user, g as page] }
+  known: { input: pages, key: [user], component: cases, operator: known }",
+        sinks: &[("known_out", "known")],
+    },
     Fragment { name: "rows as they are", sources: &["rows"], operators: "", sinks: &[("rows_out", "rows")] },
     Fragment {
         name: "late rows",
@@ -181,6 +198,9 @@ fn scripts(chance: &mut Chance, chosen: &[&Fragment]) -> Vec<(&'static str, Arc<
     }
     if reads("tardy") {
         sources.push(("tardy", Script::late(chance, rows, keys)));
+    }
+    if reads("rules") {
+        sources.push(("rules", Script::draw(chance, 1 + rows / 4, keys)));
     }
     if reads("orders") {
         let (mut orders, mut paid) = (Script::draw(chance, rows, keys), Script::draw(chance, rows, keys));

@@ -282,9 +282,68 @@ impl Restore for Dealt<'_> {
 
 #[cfg(test)]
 mod tests {
+    use arrow::array::{AsArray, Int64Array};
+    use arrow::datatypes::{DataType, Int64Type};
     use proptest::prelude::*;
+    use tidemill_model::component::LogicKind;
+    use tidemill_state::HeapFactory;
 
-    use super::share;
+    use super::*;
+
+    fn descriptor(states: Vec<StateDescriptor>) -> Descriptor {
+        Descriptor {
+            name: "op".into(),
+            doc: String::new(),
+            kind: LogicKind::Keyed,
+            inputs: vec![],
+            outputs: vec![],
+            states,
+            reads_time: false,
+            reads_keys: false,
+            changes: false,
+        }
+    }
+
+    #[test]
+    fn a_call_reads_the_lists_of_its_keys_and_of_none() {
+        let list = |name: &str, scope| StateDescriptor {
+            scope,
+            kind: StateKind::List,
+            ..StateDescriptor::value(name, DataType::Int64)
+        };
+        let states =
+            vec![list("own", StateScope::Split), list("of_keys", StateScope::Key), list("all", StateScope::Broadcast)];
+        let place = OperatorContext { node: "op".into(), worker: 0, workers: 1 };
+        let mut shared = Shared::open(&descriptor(states), &HeapFactory, &place).unwrap().unwrap();
+        let context = StateContext { node: "op", worker: 0, workers: 1, states: &shared.of_keys };
+        let mut backend = tidemill_model::state::StateBackendFactory::open(&HeapFactory, &context).unwrap();
+        let mut slots = Vec::new();
+        backend.resolve_bytes(&BinaryArray::from_iter_values([b"a", b"b"]), &mut slots).unwrap();
+        let numbers = |numbers: &[i64]| Arc::new(Int64Array::from(numbers.to_vec())) as ArrayRef;
+        backend.append_entries(0, &slots, &numbers(&[10, 20])).unwrap();
+        let added = |values: &[i64]| EntryUpdate {
+            state: 0,
+            clears: vec![].into(),
+            keys: vec![0; values.len()].into(),
+            entries: None,
+            values: numbers(values),
+        };
+        assert_eq!(shared.place(1), Place::OfKeys(0));
+        shared.store(0, &added(&[1, 2]), false).unwrap().unwrap();
+        shared.store(1, &added(&[3]), true).unwrap().unwrap();
+        shared.store(1, &added(&[4]), false).unwrap().unwrap_err();
+        let keys = EntryKeys::new(&shared.of_keys.clone()).unwrap();
+        let mut reads = shared.reads(backend.as_mut(), &keys, &slots);
+        let mut read = |state, keys: &[u32]| {
+            let found = reads.scan(state, keys, None, 100)?;
+            Ok::<_, String>(found.values.as_primitive::<Int64Type>().values().to_vec())
+        };
+        assert_eq!(read(0, &[0]).unwrap(), [1, 2]);
+        assert_eq!(read(1, &[1, 0]).unwrap(), [20, 10]);
+        assert_eq!(read(2, &[0]).unwrap(), [3]);
+        assert_eq!(read(0, &[1]).unwrap_err(), "key 1, but the call is about 1 keys");
+        assert_eq!(read(3, &[0]).unwrap_err(), "there is no state 3");
+    }
 
     proptest! {
         #[test]
