@@ -25,8 +25,8 @@ pub fn ports(input: TokenStream) -> TokenStream {
 }
 
 /// An operator with state and timers per key. `#[operator(name = "...", key = Row<'a>, time, changes)]` on the struct,
-/// `#[state(name = "...", version = 2, ttl = "12h", ttl_on_read, migrate(1 = function))]` on `Value` fields; `broadcast`, `split`
-/// or `union` for a state that belongs to no key. Other fields start with their default.
+/// `#[state(name = "...", version = 2, ttl = "12h", ttl_on_read, migrate(1 = function))]` on fields that are states; `broadcast`,
+/// `split` or `union` for a state that belongs to no key. Other fields start with their default.
 #[proc_macro_derive(Keyed, attributes(operator, state))]
 pub fn keyed(input: TokenStream) -> TokenStream {
     finish(operator::expand(&parse_macro_input!(input as DeriveInput), operator::Kind::Keyed))

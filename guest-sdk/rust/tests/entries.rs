@@ -1,5 +1,6 @@
 //! Lists, maps, and values that are folded, as operators use them.
 
+use tidemill_sdk::native::{Column, Entry, OpError, OpenContext};
 use tidemill_sdk::prelude::*;
 use tidemill_sdk::testing::TestDriver;
 
@@ -184,6 +185,51 @@ fn large_maps_come_in_pages() {
     driver.clear();
     driver.push(step("look", "", 0));
     assert_eq!(driver.map::<i16, bool>("numbers", 7).len(), 3000);
+}
+
+/// Version 1 had texts.
+#[derive(Keyed)]
+struct Later {
+    #[state(version = 2, migrate(1 = Self::length))]
+    list: ListState<u64>,
+    #[state(version = 2, migrate(1 = Self::length))]
+    map: MapState<String, u64>,
+}
+
+impl Later {
+    fn length(old: String) -> Result<u64> {
+        ensure!(!old.is_empty(), "nothing is stored for nothing");
+        Ok(old.len() as u64)
+    }
+}
+
+impl KeyedOperator for Later {
+    type In<'a> = Step<'a>;
+    type Out<'a> = Seen<'a>;
+
+    fn process(&mut self, step: Step<'_>, _ctx: &mut Context<Self>) -> Result<()> {
+        self.list.add(1);
+        self.map.put(step.entry, 1);
+        Ok(())
+    }
+}
+
+#[test]
+fn entries_are_migrated_value_by_value() {
+    let mut later = Entry::of::<Later>().open(&OpenContext::default()).unwrap();
+    let texts = |data: &str, offsets: [u32; 4]| Column {
+        offsets: offsets.iter().flat_map(|offset| offset.to_le_bytes()).collect(),
+        data: data.into(),
+        validity: Vec::new(),
+    };
+    for state in ["list", "map"] {
+        let migrated = later.migrate_state(state, 1, texts("aaabbc", [0, 3, 5, 6])).unwrap();
+        assert_eq!(migrated.data, [3u64, 2, 1].iter().flat_map(|length| length.to_le_bytes()).collect::<Vec<u8>>());
+        let failed = later.migrate_state(state, 1, texts("aaa", [0, 3, 3, 3]));
+        let expected = format!("state `{state}` could not be migrated: nothing is stored for nothing");
+        assert_eq!(failed, Err(OpError::Fatal(expected)));
+        assert!(later.migrate_state(state, 2, Column::default()).is_err());
+    }
 }
 
 #[test]

@@ -25,6 +25,8 @@ pub trait EntryStore {
     ) -> Result<(), Fault>;
     /// Puts values at the ends of lists, in order. None is null.
     fn append_entries(&mut self, state: usize, slots: &[Slot], values: &ArrayRef) -> Result<(), Fault>;
+    /// Takes so many values off the ends of lists, all different. The next one is put where the first of them was.
+    fn truncate_entries(&mut self, state: usize, slots: &[Slot], counts: &[u64]) -> Result<(), Fault>;
     /// Removes all entries of these slots.
     fn clear_entries(&mut self, state: usize, slots: &[Slot]) -> Result<(), Fault>;
     /// Entries of a slot in the order of their keys, from the first one behind `after`.

@@ -160,7 +160,7 @@ pub trait Logic: Send {
     fn process_keyed(&mut self, input: &KeyedIn, reads: &mut dyn EntryReads) -> Result<Effects, LogicError>;
     fn on_timers(&mut self, due: &TimersIn, reads: &mut dyn EntryReads) -> Result<Effects, LogicError>;
     /// Values of a state as version `from` has written them, in that version's type and without nulls; the same values as the
-    /// present version has them, as many, in its type. No values: whether it could.
+    /// present version has them, as many, in its type. Of a list or map those of entries. No values: whether it could.
     fn migrate_state(&mut self, name: &str, from: u32, _values: &ArrayRef) -> Result<ArrayRef, LogicError> {
         Err(LogicError::Fatal(format!("state `{name}` can't be migrated from version {from}")))
     }

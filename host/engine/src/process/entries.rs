@@ -13,6 +13,8 @@ use tidemill_model::entries::{EntryReads, EntryRows, EntryUpdate, Most, Scanned,
 use tidemill_model::limits::{SCAN_BYTES_MAX, SCAN_ENTRIES_MAX};
 use tidemill_model::state::{Slot, StateBackend};
 
+use super::undo::EntryUndo;
+
 /// How entry keys of each state become bytes.
 pub(super) struct EntryKeys {
     states: Vec<Kind>,
@@ -73,12 +75,13 @@ impl EntryKeys {
         }
     }
 
-    /// Stores what a call has changed. `Err` of the inner result: what is malformed.
+    /// Stores what a call has changed; what would undo it is noted in `undo`. `Err` of the inner result: what is malformed.
     pub fn store(
         &self,
         update: &EntryUpdate,
         slots: &[Slot],
         backend: &mut dyn StateBackend,
+        mut undo: Option<&mut EntryUndo>,
     ) -> Result<Result<(), String>, Fault> {
         let pick = |keys: &[u32]| keys.iter().map(|&key| slots.get(key as usize).copied()).collect::<Option<Vec<_>>>();
         let (Some(cleared), Some(changed)) = (pick(&update.clears), pick(&update.keys)) else {
@@ -90,6 +93,10 @@ impl EntryKeys {
         match (self.states.get(update.state), &update.entries) {
             (Some(Kind::List), None) if update.values.null_count() > 0 => Ok(Err("a null for a list".to_owned())),
             (Some(Kind::List), None) => {
+                if let Some(undo) = &mut undo {
+                    undo.clears(update.state, &cleared, backend)?;
+                    undo.appends(update.state, &changed);
+                }
                 backend.clear_entries(update.state, &cleared)?;
                 backend.append_entries(update.state, &changed, &update.values).map(Ok)
             }
@@ -98,6 +105,10 @@ impl EntryKeys {
                     Ok(entries) => entries,
                     Err(wrong) => return Ok(Err(wrong)),
                 };
+                if let Some(undo) = &mut undo {
+                    undo.clears(update.state, &cleared, backend)?;
+                    undo.puts(update.state, &changed, &entries, backend)?;
+                }
                 backend.clear_entries(update.state, &cleared)?;
                 backend.put_entries(update.state, &changed, &entries, &update.values).map(Ok)
             }

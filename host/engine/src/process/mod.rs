@@ -13,6 +13,7 @@ mod stateless;
 mod stored;
 mod swap;
 mod trial;
+mod undo;
 
 use std::sync::Arc;
 

@@ -122,7 +122,7 @@ impl Shared {
             return Ok(Err(wrong));
         }
         let update = EntryUpdate { state: index, ..update.clone() };
-        self.entry_keys.store(&update, &self.slots, self.backend.as_mut())
+        self.entry_keys.store(&update, &self.slots, self.backend.as_mut(), None)
     }
 
     fn may_change(&self, index: usize, broadcast: bool) -> Result<(), String> {

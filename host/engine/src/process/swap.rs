@@ -5,13 +5,13 @@
 use std::sync::Arc;
 
 use arrow::array::new_empty_array;
-use tidemill_model::component::{Descriptor, StateDescriptor, StateKind};
+use tidemill_model::component::{Descriptor, StateDescriptor};
 use tidemill_model::logic::{Logic, LogicError};
 use tidemill_model::operator::{OpenedLogic, StateChange, StateFate, Successor};
 use tidemill_model::schema::type_name;
 use tidemill_model::{Fault, OperatorContext, OperatorFactory};
 
-use super::{Common, Factory};
+use super::{Common, Factory, migrate};
 
 /// What to do where an upgrade in place is not possible.
 const RESTART: &str = "stop the job at a savepoint, and start it with `--from` and the new component";
@@ -40,12 +40,6 @@ impl Replacement {
             let (name, scope) = (&state.name, state.scope.name());
             let message =
                 format!("state `{name}` is of the scope `{scope}`: such operators can't be upgraded in place");
-            return Err(Fault::config(message).with_help(RESTART));
-        }
-        if let Some(state) = old.states.iter().chain(&new.states).find(|state| state.kind != StateKind::Value) {
-            // A trial puts back what it has changed, which of entries nobody notes.
-            let message =
-                format!("state `{}` is a {}: such operators can't be upgraded in place", state.name, state.type_text());
             return Err(Fault::config(message).with_help(RESTART));
         }
         let version = |of: &Descriptor, name: &str| of.states.iter().find(|s| s.name == name).map(|s| s.version);
@@ -99,11 +93,12 @@ fn fate(before: &StateDescriptor, after: &StateDescriptor) -> Result<StateFate, 
             )));
     }
     if to > from {
+        migrate::fits(before, after)?;
         return Ok(StateFate::Migrated { from, to });
     }
     let words = |state: &StateDescriptor| match state.codec.as_str() {
-        "" => type_name(state.field.data_type()),
-        codec => format!("{} ({codec})", type_name(state.field.data_type())),
+        "" => state.type_text(),
+        codec => format!("{} ({codec})", state.type_text()),
     };
     if words(before) != words(after) {
         let (old, new) = (words(before), words(after));

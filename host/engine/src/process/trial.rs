@@ -1,4 +1,5 @@
-//! The first calls of new logic, which can be undone: for each key that they touch, what its values were, and each change of a timer.
+//! The first calls of new logic, which can be undone: for each key that they touch, what its values were, each entry that they
+//! change, and each change of a timer.
 //!
 //! Law: after `undo` the backend and the timers are as they were when the trial began, whatever the calls did; a key that was noted keeps
 //! its slot until the trial ends.
@@ -7,12 +8,14 @@ use std::collections::HashSet;
 
 use arrow::array::ArrayRef;
 use tidemill_model::Fault;
-use tidemill_model::component::StateDescriptor;
+use tidemill_model::component::{StateDescriptor, StateKind};
 use tidemill_model::logic::{Logic, TimeDomain};
 use tidemill_model::state::{Slot, StateBackend};
 use tidemill_model::time::Now;
 
-use super::migrate::Migration;
+use super::entries::EntryKeys;
+use super::migrate::{Migration, present};
+use super::undo::EntryUndo;
 use super::{Amplification, Common};
 use crate::timers::Timers;
 
@@ -21,6 +24,7 @@ pub(super) struct Before {
     pub common: Common,
     pub logic: Box<dyn Logic>,
     pub migration: Migration,
+    pub entry_keys: EntryKeys,
     pub now: Now,
     pub firing: bool,
     pub advanced: bool,
@@ -37,29 +41,38 @@ enum Changed {
 
 pub(super) struct Trial {
     pub before: Before,
-    /// What the backend held when the trial began, and how many states it holds while the trial lasts.
+    /// What the backend held when the trial began.
     states: Vec<StateDescriptor>,
-    held: usize,
+    /// What it holds while the trial lasts, as far as that are values.
+    held: Vec<usize>,
     noted: HashSet<Slot>,
-    /// Keys with their values, one array per state of the backend.
+    /// Keys with their values, one array per state in `held`.
     values: Vec<(Vec<Slot>, Vec<ArrayRef>)>,
     timers: Vec<Changed>,
+    pub entries: EntryUndo,
 }
 
 impl Trial {
-    /// `states`: what the backend held before; now it holds so many.
-    pub fn new(before: Before, states: Vec<StateDescriptor>, held: usize) -> Self {
-        Self { before, states, held, noted: HashSet::new(), values: Vec::new(), timers: Vec::new() }
+    /// `states`: what the backend held before; `held`: what it holds now.
+    pub fn new(before: Before, states: Vec<StateDescriptor>, held: &[StateDescriptor]) -> Self {
+        let values = held.iter().enumerate().filter(|(_, state)| state.kind == StateKind::Value);
+        let held = values.map(|(index, _)| index).collect();
+        let (noted, values, timers, entries) = Default::default();
+        Self { before, states, held, noted, values, timers, entries }
     }
 
-    /// A call is about to change these keys.
-    pub fn note(&mut self, state: &mut dyn StateBackend, slots: &[Slot]) -> Result<(), Fault> {
+    /// A call is about to change these keys, and to migrate what they have of earlier versions.
+    pub fn note(&mut self, state: &mut dyn StateBackend, migration: &Migration, slots: &[Slot]) -> Result<(), Fault> {
         let new: Vec<Slot> = slots.iter().copied().filter(|&slot| self.noted.insert(slot)).collect();
         if new.is_empty() {
             return Ok(());
         }
-        let values = (0..self.held).map(|index| state.gather(index, &new)).collect::<Result<_, _>>()?;
+        let values = self.held.iter().map(|&index| state.gather(index, &new)).collect::<Result<_, _>>()?;
         new.iter().for_each(|&slot| state.pin(slot));
+        for (from, to) in migration.entry_states() {
+            let some = present(state, from, &new)?;
+            self.entries.moves(from, to, &some, state)?;
+        }
         self.values.push((new, values));
         Ok(())
     }
@@ -94,10 +107,11 @@ impl Trial {
             }
         }
         for (slots, values) in &self.values {
-            for (index, values) in values.iter().enumerate() {
+            for (&index, values) in self.held.iter().zip(values) {
                 state.scatter(index, slots, values)?;
             }
         }
+        std::mem::take(&mut self.entries).undo(state)?;
         let states = std::mem::take(&mut self.states);
         let before = self.let_go(state);
         state.redescribe(&states)?;

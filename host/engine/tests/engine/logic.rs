@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
+use std::collections::BTreeMap;
+
 use arrow::array::{ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch};
-use arrow::datatypes::{DataType, Int64Type, SchemaRef};
+use arrow::datatypes::{DataType, Field, Int64Type, SchemaRef};
 use tidemill_model::Fault;
-use tidemill_model::component::{Descriptor, LogicKind, Port, StateDescriptor};
-use tidemill_model::entries::EntryReads;
+use tidemill_model::component::{Descriptor, LogicKind, Port, StateDescriptor, StateKind};
+use tidemill_model::entries::{EntryReads, EntryUpdate};
 use tidemill_model::logic::{
     Effects, KeyedIn, Logic, LogicError, LogicFactory, OpenContext, RowError, RowsIn, RowsOut, StateUpdate,
     TimerChange, TimersIn,
@@ -15,6 +17,7 @@ use tidemill_model::logic::{
 use crate::support::{ints, rows, schema};
 
 type Shared<In, Out> = Arc<dyn Fn(&In) -> Result<Out, LogicError> + Send + Sync>;
+type Reading = Arc<dyn Fn(&KeyedIn, &mut dyn EntryReads) -> Result<Effects, LogicError> + Send + Sync>;
 
 #[derive(Clone)]
 pub struct Native {
@@ -22,6 +25,8 @@ pub struct Native {
     pub process: Shared<RowsIn, Effects>,
     pub keep: Shared<RowsIn, (BooleanArray, Vec<RowError>)>,
     pub keyed: Shared<KeyedIn, Effects>,
+    /// Instead of `keyed`, for logic that reads lists or maps.
+    pub reading: Option<Reading>,
     pub timers: Shared<TimersIn, Effects>,
     pub migrate: Shared<ArrayRef, ArrayRef>,
 }
@@ -45,6 +50,7 @@ impl Native {
             process: Arc::new(|_| Ok(Effects::default())),
             keep: Arc::new(|_| Ok((BooleanArray::from(Vec::<bool>::new()), Vec::new()))),
             keyed: Arc::new(|_| Ok(Effects::default())),
+            reading: None,
             timers: Arc::new(|_| Ok(Effects::default())),
             migrate: Arc::new(|_| Err(LogicError::Fatal("no migration".into()))),
         }
@@ -70,8 +76,11 @@ impl Logic for Native {
     fn keep(&mut self, input: &RowsIn) -> Result<(BooleanArray, Vec<RowError>), LogicError> {
         (self.keep)(input)
     }
-    fn process_keyed(&mut self, input: &KeyedIn, _reads: &mut dyn EntryReads) -> Result<Effects, LogicError> {
-        (self.keyed)(input)
+    fn process_keyed(&mut self, input: &KeyedIn, reads: &mut dyn EntryReads) -> Result<Effects, LogicError> {
+        match &self.reading {
+            Some(reading) => reading(input, reads),
+            None => (self.keyed)(input),
+        }
     }
     fn on_timers(&mut self, due: &TimersIn, _reads: &mut dyn EntryReads) -> Result<Effects, LogicError> {
         (self.timers)(due)
@@ -147,6 +156,100 @@ fn count_rows(input: &KeyedIn) -> Result<Effects, LogicError> {
         outputs: vec![out(0, rows(&[("n", ints(out_n)), ("sum", ints(out_sum))]), Some(parents))],
         updates: vec![update(0, n), update(1, sum)],
         errors: error_on_99(&values),
+        ..Effects::default()
+    })
+}
+
+/// Changes a map and a list of the key as a row's value says, and emits for each row how many rows of its key there were and what both
+/// had before the call. Version 2 stores numbers with the other sign.
+pub fn keeper(input: &SchemaRef, version: u32) -> Native {
+    let sign = if version == 1 { 1 } else { -1 };
+    let own = schema(&[("n", DataType::Int64), ("map", DataType::Int64), ("list", DataType::Int64)]);
+    let mut native = Native::new(LogicKind::Keyed, input, vec![port("out", &own, true)]);
+    native.descriptor.inputs[0].schema = schema(&[("v", DataType::Int64)]);
+    let map = StateKind::Map(Field::new("entry", DataType::Int64, false));
+    native.descriptor.states = [("n", StateKind::Value), ("m", map), ("l", StateKind::List)]
+        .map(|(name, kind)| StateDescriptor { kind, version, ..state(name, DataType::Int64) })
+        .to_vec();
+    native.reading = Some(Arc::new(move |input, reads| keep_entries(input, reads, sign)));
+    let negated = |old: &Int64Array| ints(old.iter().map(|value| value.map(|value| -value)));
+    native.migrate = Arc::new(move |old| Ok(negated(old.as_primitive())));
+    native
+}
+
+/// What a call does to the map and the list of one key.
+#[derive(Clone, Default)]
+struct Kept {
+    clears: [bool; 2],
+    puts: BTreeMap<i64, Option<i64>>,
+    added: Vec<i64>,
+}
+
+impl Kept {
+    fn apply(&mut self, value: i64) {
+        let entry = value % 4;
+        if matches!(value % 10, 6 | 8) {
+            self.clears[0] = true;
+            self.puts.clear();
+        }
+        if matches!(value % 10, 7 | 9) {
+            self.clears[1] = true;
+            self.added.clear();
+        }
+        match value % 10 {
+            0..3 | 8 => drop(self.puts.insert(entry, Some(value))),
+            3 => drop(self.puts.insert(entry, None)),
+            4 | 5 | 9 => self.added.push(value),
+            _ => {}
+        }
+    }
+}
+
+fn keep_entries(input: &KeyedIn, reads: &mut dyn EntryReads, sign: i64) -> Result<Effects, LogicError> {
+    let values = column(&input.rows.rows, "v");
+    trap_on_13(&values)?;
+    let keys: Vec<u32> = (0..input.key_count as u32).collect();
+    let mut digests = [vec![0i64; keys.len()], vec![0; keys.len()]];
+    for (state, digests) in digests.iter_mut().enumerate() {
+        let found = reads.scan(state + 1, &keys, None, 1000).map_err(LogicError::Trap)?;
+        for (&key, value) in found.index.iter().zip(found.values.as_primitive::<Int64Type>().values()) {
+            let digest = &mut digests[key as usize];
+            *digest = digest.wrapping_mul(61).wrapping_add(value * sign + 1);
+        }
+    }
+    let stored = input.states[0].as_primitive::<Int64Type>();
+    let mut n: Vec<i64> = stored.iter().map(|n| n.unwrap_or(0) * sign).collect();
+    let mut kept = vec![Kept::default(); keys.len()];
+    let mut counts = Vec::new();
+    for (&key, value) in input.key_index.iter().zip(values.values()) {
+        n[key as usize] += 1;
+        counts.push(n[key as usize]);
+        kept[key as usize].apply(*value);
+    }
+    let of = |digests: &[i64]| ints(input.key_index.iter().map(|&key| digests[key as usize]));
+    let emitted = rows(&[("n", ints(counts)), ("map", of(&digests[0])), ("list", of(&digests[1]))]);
+    let clears = |state: usize| keys.iter().copied().filter(|&key| kept[key as usize].clears[state]).collect();
+    let all = || keys.iter().zip(&kept);
+    let puts = || all().flat_map(|(&key, kept)| kept.puts.iter().map(move |(&entry, &value)| (key, entry, value)));
+    let added = || all().flat_map(|(&key, kept)| kept.added.iter().map(move |&value| (key, value)));
+    let map = EntryUpdate {
+        state: 1,
+        clears: clears(0),
+        keys: puts().map(|put| put.0).collect(),
+        entries: Some(ints(puts().map(|put| put.1))),
+        values: ints(puts().map(|put| put.2.map(|value| value * sign))),
+    };
+    let list = EntryUpdate {
+        state: 2,
+        clears: clears(1),
+        keys: added().map(|added| added.0).collect(),
+        entries: None,
+        values: ints(added().map(|added| added.1 * sign)),
+    };
+    Ok(Effects {
+        outputs: vec![out(0, emitted, Some((0..values.len() as u32).collect()))],
+        updates: vec![StateUpdate { state: 0, keys: None, values: ints(n.into_iter().map(|n| n * sign)) }],
+        entries: vec![map, list],
         ..Effects::default()
     })
 }

@@ -9,13 +9,14 @@ use proptest::prelude::*;
 use tidemill_engine::driver::{Checkpoint, Driver, Input, one_operator};
 use tidemill_engine::process::{ProcessSpec, node};
 use tidemill_engine::windows::{TumblingSpec, tumbling};
+use tidemill_model::component::StateKind;
 use tidemill_model::fault::OnError;
 use tidemill_model::logic::{TimeDomain, TimerChange};
 use tidemill_model::plan::{Built, EventTimeSpec, Plan};
 use tidemill_model::time::WatermarkStrategy;
 use tidemill_state::HeapFactory;
 
-use crate::logic::{Native, alarm, counter};
+use crate::logic::{Native, alarm, counter, keeper};
 use crate::support::{floats, ints, lines, rows, schema, sorted, texts};
 
 fn windows(input: &SchemaRef, lateness: i64, key: &[usize], calls: &[(&str, &str)]) -> Built {
@@ -48,13 +49,16 @@ fn plan(built: &Built, schema: &SchemaRef, key: &[usize], time: usize) -> Plan {
 /// One thing after another, on a driver that may be replaced between two of them.
 struct Run {
     plan: Plan,
+    /// The plan from the first move on, if it is another one.
+    next: Option<Plan>,
     driver: Driver,
     seen: BTreeMap<String, Vec<String>>,
 }
 
 impl Run {
     fn new(plan: &Plan, workers: usize) -> Self {
-        Self { plan: plan.clone(), driver: Driver::by_hand(plan, workers, 1).unwrap(), seen: BTreeMap::new() }
+        let driver = Driver::by_hand(plan, workers, 1).unwrap();
+        Self { plan: plan.clone(), next: None, driver, seen: BTreeMap::new() }
     }
 
     fn checkpoint(&mut self) -> Checkpoint {
@@ -67,6 +71,7 @@ impl Run {
         let checkpoint = self.checkpoint();
         // What happens behind a checkpoint does not change it.
         self.driver.advance_event_time("in", 1 << 50).unwrap();
+        self.plan = self.next.take().unwrap_or_else(|| self.plan.clone());
         self.driver = Driver::restore(&self.plan, workers, 2, &checkpoint).unwrap();
     }
 
@@ -204,10 +209,17 @@ fn what_has_no_place_is_named() {
     without.descriptor.states.clear();
     let mut renamed = counter(&schema);
     renamed.descriptor.states[0].name = "other".into();
+    let mut list = keeper(&schema, 2);
+    list.descriptor.states[1].kind = StateKind::List;
     let state = counter(&schema).descriptor.states[0].name.clone();
     for (before, after, message) in [
         (keyed(counter(&schema), &schema), keyed(without, &schema), format!("holds the state `{state}`")),
         (keyed(counter(&schema), &schema), keyed(renamed, &schema), format!("holds the state `{state}`")),
+        (
+            keyed(keeper(&schema, 1), &schema),
+            keyed(list, &schema),
+            "state `m` is map of int64 to int64 in version 1, but list of int64 in version 2".into(),
+        ),
         (keyed(counter(&schema), &schema), count.clone(), format!("holds `state/{state}@1`, which a window")),
         (count.clone(), keyed(counter(&schema), &schema), "holds `panes`".into()),
         (
@@ -252,8 +264,14 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 
 /// What comes out with and without the moves.
 fn both(plan: &Plan, steps: &[Step]) -> [BTreeMap<String, Vec<String>>; 2] {
+    both_versions(plan, plan, steps)
+}
+
+/// The same with another plan from the first move on.
+fn both_versions(plan: &Plan, next: &Plan, steps: &[Step]) -> [BTreeMap<String, Vec<String>>; 2] {
     [true, false].map(|moves| {
         let mut run = Run::new(plan, 2);
+        run.next = Some(next.clone());
         for step in steps {
             match step {
                 Step::Rows(list) => run.push(rows(&[
@@ -298,9 +316,17 @@ proptest! {
             0 => vec![TimerChange { key, domain: TimeDomain::Event, time: time + 6, delete: false }],
             _ => Vec::new(),
         };
-        for logic in [counter(&schema), alarm(&schema, timers, again)] {
+        for logic in [counter(&schema), alarm(&schema, timers, again), keeper(&schema, 1)] {
             let [with, without] = both(&plan(&keyed(logic, &schema), &schema, &[0], 1), &steps);
             prop_assert_eq!(with, without);
         }
+    }
+
+    #[test]
+    fn a_later_version_goes_on_with_lists_and_maps(steps in steps()) {
+        let schema = schema(&[("k", DataType::Int64), ("t", DataType::Int64), ("v", DataType::Int64)]);
+        let [before, after] = [1, 2].map(|version| plan(&keyed(keeper(&schema, version), &schema), &schema, &[0], 1));
+        let [with, without] = both_versions(&before, &after, &steps);
+        prop_assert_eq!(with, without);
     }
 }

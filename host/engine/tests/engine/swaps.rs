@@ -5,26 +5,32 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef};
-use arrow::datatypes::{DataType, SchemaRef};
+use arrow::datatypes::{DataType, Field, SchemaRef};
 use arrow::util::display::array_value_to_string;
 use proptest::prelude::*;
 use tidemill_engine::process::{ProcessSpec, node};
+use tidemill_model::component::{StateDescriptor, StateKind};
 use tidemill_model::dead::DeadRow;
 use tidemill_model::fault::OnError;
 use tidemill_model::logic::{LogicError, TimeDomain, TimerChange};
 use tidemill_model::operator::{StateFate, Successor};
 use tidemill_model::snapshot::Form;
+use tidemill_model::state::StateBackendFactory;
 use tidemill_model::time::Now;
 use tidemill_model::{Batch, Collector, Fault, Operator, OperatorContext, OperatorFactory, Progress};
-use tidemill_state::HeapFactory;
+use tidemill_state::{HeapFactory, RocksFactory, RocksSettings};
 
-use crate::logic::{Native, alarm, counter, state};
+use crate::logic::{Native, alarm, counter, keeper, state};
 use crate::support::{ints, lines, rows, schema};
 
 fn factory(logic: Native, input: &SchemaRef) -> Arc<dyn OperatorFactory> {
+    factory_on(Arc::new(HeapFactory), logic, input)
+}
+
+fn factory_on(state: Arc<dyn StateBackendFactory>, logic: Native, input: &SchemaRef) -> Arc<dyn OperatorFactory> {
     let (inputs, keys) = (vec![input.clone()], vec![vec![0]]);
-    let (logic, state) = (Arc::new(logic), Arc::new(HeapFactory));
-    let (config, on_error, shared) = (Vec::new(), OnError::DeadLetter, Arc::new(HeapFactory));
+    let (logic, shared) = (Arc::new(logic), Arc::new(HeapFactory));
+    let (config, on_error) = (Vec::new(), OnError::DeadLetter);
     let spec = ProcessSpec { logic, inputs, keys, config, on_error, state, shared };
     node(spec).unwrap().factory
 }
@@ -101,14 +107,15 @@ fn make(operator: &mut dyn Operator, call: &Call, clocks: &mut Clocks) -> Result
     Ok(seen.lines)
 }
 
-/// What is held: rows of all tables, without the versions.
+/// What is held: rows of all tables, without the versions and the signs of values.
 fn held(operator: &mut dyn Operator) -> BTreeMap<String, Vec<String>> {
     let mut held: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for table in operator.snapshot(Form::Portable).unwrap().tables {
         let name = table.name.split('@').next().unwrap().to_owned();
         for chunk in table.chunks.map(Result::unwrap) {
             let value = |column: &ArrayRef, row| array_value_to_string(column, row).unwrap();
-            let line = |row| chunk.columns().iter().map(|c| value(c, row)).collect::<Vec<_>>().join(",");
+            let line =
+                |row| chunk.columns().iter().map(|c| value(c, row)).collect::<Vec<_>>().join(",").replace(",-", ",");
             held.entry(name.clone()).or_default().extend((0..chunk.num_rows()).map(line));
         }
     }
@@ -118,12 +125,13 @@ fn held(operator: &mut dyn Operator) -> BTreeMap<String, Vec<String>> {
 
 /// All calls, with a swap before call `at` whose trial lasts for `trial` calls.
 fn run(
+    backend: &Arc<dyn StateBackendFactory>,
     before: &Native,
     after: Option<&Native>,
     calls: &[Call],
     (at, trial, keep): (usize, usize, bool),
 ) -> (Vec<String>, BTreeMap<String, Vec<String>>) {
-    let factory = factory(before.clone(), &input());
+    let factory = factory_on(backend.clone(), before.clone(), &input());
     let mut operator = factory.build(&place()).unwrap();
     let (mut out, mut clocks) = (Vec::new(), Clocks(Now::START));
     let (first, rest) = calls.split_at(at.min(calls.len()));
@@ -139,6 +147,7 @@ fn run(
         return (out, held(operator.as_mut()));
     };
     let successor = factory.successor(Arc::new(after.clone()), &[]).unwrap();
+    let frozen = held(operator.as_mut());
     operator.swap(successor.open(&place()).unwrap()).unwrap();
     let (mut new_out, mut new_clocks) = (Vec::new(), Clocks(clocks.0));
     let went = tried
@@ -152,6 +161,7 @@ fn run(
             clocks = new_clocks;
         }
         false => {
+            assert_eq!(held(operator.as_mut()), frozen, "all is as it was");
             for call in tried {
                 out.extend(make(operator.as_mut(), call, &mut clocks).unwrap());
             }
@@ -172,7 +182,7 @@ fn run(
 /// Time goes on: what nobody has asked for is migrated.
 fn afterwards(operator: &mut dyn Operator, clocks: &mut Clocks) -> Vec<String> {
     let again = Call::Time(i64::MIN, i64::MIN);
-    (0..8).flat_map(|_| make(operator, &again, clocks).unwrap()).collect()
+    (0..24).flat_map(|_| make(operator, &again, clocks).unwrap()).collect()
 }
 
 /// Timers of both clocks; every third row deletes those that another one may have set.
@@ -198,15 +208,27 @@ proptest! {
         at in 0usize..20,
         trial in 0usize..10,
         keep in any::<bool>(),
+        on_disk in prop::bool::weighted(0.15),
     ) {
         let input = input();
-        for (before, after) in [
+        let folder = tempfile::tempdir().unwrap();
+        let settings = RocksSettings {
+            memory_bytes: RocksSettings::MEMORY_BYTES_MIN,
+            directory: folder.path().to_owned(),
+        };
+        let heap: Arc<dyn StateBackendFactory> = Arc::new(HeapFactory);
+        let backend = if on_disk { Arc::new(RocksFactory::new(settings)) } else { heap.clone() };
+        let pairs = [
             (counter(&input), counter(&input)),
             (counter(&input), raised(counter(&input), |old| Ok(old.clone()))),
             (timers(), timers()),
-        ] {
-            let expected = run(&before, None, &calls, (at, trial, keep));
-            let got = run(&before, Some(&after), &calls, (at, trial, keep));
+            (keeper(&input, 1), keeper(&input, 1)),
+            (keeper(&input, 1), keeper(&input, 2)),
+        ];
+        // What is no list or map the backends' own tests show.
+        for (before, after) in &pairs[if on_disk { 3 } else { 0 }..] {
+            let expected = run(&heap, before, None, &calls, (at, trial, keep));
+            let got = run(&backend, before, Some(after), &calls, (at, trial, keep));
             prop_assert_eq!(got, expected);
         }
     }
@@ -248,6 +270,12 @@ fn what_does_not_fit_is_refused_before_anything_stops() {
     let other_port = with(&|logic| logic.descriptor.outputs[0].name = "other".into());
     let wants_more = with(&|logic| logic.descriptor.inputs[0].schema = schema(&[("w", DataType::Int64)]));
     let no_migration = with(&|logic| logic.descriptor.states[0].version = 2);
+    let of_kind = |version, kind: StateKind| {
+        with(&|logic| {
+            let state = state("n", DataType::Int64);
+            logic.descriptor.states[0] = StateDescriptor { version, kind: kind.clone(), ..state };
+        })
+    };
     for (logic, dropped, words) in [
         (lower, "", "state `n` has version 1, but it declares version 0"),
         (text, "", "state `n` is int64, but it declares utf8 as the same version"),
@@ -255,6 +283,8 @@ fn what_does_not_fit_is_refused_before_anything_stops() {
         (other_port, "", "its outputs are (other: "),
         (wants_more, "", "does not fit"),
         (no_migration, "", "it can't migrate state `n` from version 1"),
+        (of_kind(1, StateKind::List), "", "state `n` is int64, but it declares list of int64 as the same version"),
+        (of_kind(2, StateKind::List), "", "state `n` is int64 in version 1, but list of int64 in version 2"),
         (fewer, "total", "it does not declare the state `sum`"),
         (counter(&input), "n", "it declares the state `n` as it was"),
     ] {
@@ -265,6 +295,21 @@ fn what_does_not_fit_is_refused_before_anything_stops() {
         assert!(fault.message.contains(words), "{fault}");
         assert!(fault.help.is_some(), "{fault}");
     }
+}
+
+#[test]
+fn a_map_keeps_the_type_of_its_entry_keys() {
+    let input = input();
+    let mut other = keeper(&input, 2);
+    other.descriptor.states[1].kind = StateKind::Map(Field::new("entry", DataType::Utf8, false));
+    let words = "state `m` is map of int64 to int64 in version 1, but map of utf8 to int64 in version 2";
+    let factory = factory(keeper(&input, 1), &input);
+    let fault = factory.successor(Arc::new(other), &[]).map(drop).unwrap_err();
+    assert_eq!(fault.message, words);
+    // Its name means nothing.
+    let mut same = keeper(&input, 2);
+    same.descriptor.states[1].kind = StateKind::Map(Field::new("key", DataType::Int64, false));
+    assert!(factory.successor(Arc::new(same), &[]).is_ok());
 }
 
 #[test]

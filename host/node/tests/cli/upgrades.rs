@@ -8,15 +8,30 @@ use std::time::{Duration, Instant};
 
 use crate::support::{Ended, Folder, Running};
 
+const VERSION_NAMES: [&str; 14] = [
+    "first",
+    "more",
+    "text",
+    "number",
+    "bad-open",
+    "bad-call",
+    "bad-migration",
+    "forgetful",
+    "other-output",
+    "entries",
+    "entries-text",
+    "entries-bad-call",
+    "entries-bad-migration",
+    "entries-list",
+];
+
 /// Versions of one operator by feature of `tests/guests/versions`, built once.
 static VERSIONS: LazyLock<PathBuf> = LazyLock::new(|| {
     let target = Path::new(env!("CARGO_TARGET_TMPDIR"));
     let out = target.join("versions");
     std::fs::create_dir_all(&out).unwrap();
     let guest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/guests/versions");
-    for version in
-        ["first", "more", "text", "number", "bad-open", "bad-call", "bad-migration", "forgetful", "other-output"]
-    {
+    for version in VERSION_NAMES {
         let mut build = Command::new(env!("CARGO_BIN_EXE_tidemill"));
         build.arg("build").arg(&guest).args(["--profile", "dev", "--out"]).arg(out.join(format!("{version}.wasm")));
         build.args(["--", "--locked", "--target-dir"]).arg(target.join("cli-guests"));
@@ -122,6 +137,16 @@ enum Outcome {
 }
 use Outcome::{Good, Refused};
 
+impl Outcome {
+    fn check(&self, ended: &Ended, what: &str) {
+        let is_so = match self {
+            Good(words) => ended.code() == 0 && ended.stdout.contains(words),
+            Refused(words) => ended.code() == 1 && ended.stderr.contains(words),
+        };
+        assert!(is_so, "{what}: {ended:?}");
+    }
+}
+
 #[test]
 fn twenty_upgrades_under_load_lose_nothing() {
     let steps = [
@@ -151,16 +176,7 @@ fn twenty_upgrades_under_load_lose_nothing() {
         let job = start(&folder, "");
         for (version, options, expected) in &steps {
             let ended = upgrade_in_time(&folder, version, options);
-            match expected {
-                Good(words) => assert!(
-                    ended.code() == 0 && ended.stdout.contains(words),
-                    "{backend}: {version} {options}: {ended:?}"
-                ),
-                Refused(words) => assert!(
-                    ended.code() == 1 && ended.stderr.contains(words),
-                    "{backend}: {version} {options}: {ended:?}"
-                ),
-            }
+            expected.check(&ended, &format!("{backend}: {version} {options}"));
         }
         let stopped = folder.run(&shell("stop counting"));
         assert_eq!(stopped.code(), 0, "{stopped:?}");
@@ -257,6 +273,47 @@ fn a_restart_migrates_what_an_earlier_version_has_written() {
         let ended = folder.run(&shell("run pipeline.yaml --quiet"));
         assert!(ended.code() == 1 && ended.stderr.contains("version 3"), "{ended:?}");
         assert_eq!(check(&folder), [1, 3, 4], "{backend}");
+    }
+}
+
+#[test]
+fn lists_and_maps_come_through_upgrades_and_restarts() {
+    let steps = [
+        ("entries", "", Good("state last: kept\nstate by_rest: kept\n")),
+        ("entries-list", "", Refused("state `by_rest` is map of int64 to int64 in version 1, but list of int64 in")),
+        ("entries-bad-migration", "", Refused("state `last` can't be migrated from version 1: ")),
+        ("entries-bad-call", "", Refused("this version does not work")),
+        ("entries-text", "--shadow 200ms --accept-differences", Good("migrated from version 1 to 2\n")),
+        ("entries-text", "", Good("state last: kept\nstate by_rest: kept\n")),
+        ("entries-bad-call", "", Refused("this version does not work")),
+        ("entries", "", Refused("state `last` has version 2, but it declares version 1")),
+    ];
+    for backend in ["heap", "rocksdb"] {
+        let text = pipeline(backend, 20_000, 2_000, true);
+        let with = |version: &str| text.replace(&component("first"), &component(version));
+        let folder = Folder::with(&[("pipeline.yaml", &with("entries"))]);
+        let job = start(&folder, "");
+        for (version, options, expected) in &steps {
+            expected.check(&upgrade_in_time(&folder, version, options), &format!("{backend}: {version} {options}"));
+        }
+        let stopped = folder.run(&shell("stop counting"));
+        assert_eq!(stopped.code(), 0, "{stopped:?}");
+        assert_eq!(job.end().code(), 0);
+        assert_eq!(check(&folder), [5, 6], "{backend}: each good version has worked");
+        // From the beginning once more: the next version takes over at a restart, which may end in the middle of its migration.
+        let folder = Folder::with(&[("pipeline.yaml", &with("entries"))]);
+        for (version, from, stop) in [
+            ("entries", "", "stop counting"),
+            ("entries-text", "", "stop counting --savepoint next"),
+            ("entries-text", "--from next", "stop counting"),
+        ] {
+            folder.write("pipeline.yaml", with(version).as_bytes());
+            let job = start(&folder, from);
+            let stopped = folder.run(&shell(stop));
+            assert_eq!(stopped.code(), 0, "{stopped:?}");
+            assert_eq!(job.end().code(), 0);
+        }
+        assert_eq!(check(&folder), [5, 6], "{backend}");
     }
 }
 

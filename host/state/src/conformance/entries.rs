@@ -25,6 +25,8 @@ pub(super) fn entries(factory: &dyn StateBackendFactory) {
     scans_are_bounded(factory);
     a_kind_is_a_kind(factory);
     what_was_removed_stays_away(factory);
+    lists_lose_their_ends(factory);
+    entries_of_several_versions_lie_side_by_side(factory);
     expired_entries_go_with_their_keys(factory);
     entries_from_before_the_clock_was_set_go_on(factory);
     for form in [Form::Portable, Form::Native] {
@@ -203,6 +205,78 @@ fn what_was_removed_stays_away(factory: &dyn StateBackendFactory) {
     }
 }
 
+/// What is appended next goes to where the first of those was that were taken off.
+fn lists_lose_their_ends(factory: &dyn StateBackendFactory) {
+    let states = [list("l", DataType::Utf8), map("m", DataType::Utf8)];
+    let mut backend = open(factory, &states);
+    let append = |backend: &mut dyn StateBackend, values: &[&str]| {
+        let slots = resolve(backend, &[Some(1)]);
+        let values: Vec<Option<&str>> = values.iter().copied().map(Some).collect();
+        backend.append_entries(0, &vec![slots[0]; values.len()], &texts(&values)).expect("append");
+        backend.release(&slots);
+    };
+    let truncate = |backend: &mut dyn StateBackend, count| {
+        let slots = resolve(backend, &[Some(1), Some(2)]);
+        backend.truncate_entries(0, &slots, &[count, 1]).expect("truncate");
+        backend.release(&slots);
+    };
+    let held = |backend: &mut dyn StateBackend| -> Vec<(u64, String)> {
+        let place = |entry: &[u8]| u64::from_be_bytes(entry.try_into().expect("a place"));
+        scan(backend, 0, Some(1), 3).into_iter().map(|(entry, value)| (place(&entry), value)).collect()
+    };
+    let list = |values: &str| (0u64..).zip(values.chars().map(String::from)).collect::<Vec<_>>();
+    for round in 0..3 {
+        append(backend.as_mut(), &["a", "b", "c", "d"]);
+        if round == 1 {
+            backend = move_on(factory, backend.as_mut(), Form::Native, &states, 0);
+        }
+        // In one round some of them are still being written.
+        let snapshot = (round == 2).then(|| backend.snapshot(Form::Native).expect("snapshot"));
+        truncate(backend.as_mut(), 0);
+        assert_eq!(held(backend.as_mut()), list("abcd"), "round {round}");
+        truncate(backend.as_mut(), 3);
+        append(backend.as_mut(), &["x", "y"]);
+        assert_eq!(held(backend.as_mut()), list("axy"), "round {round}");
+        truncate(backend.as_mut(), 1);
+        drop(snapshot);
+        backend = move_on(factory, backend.as_mut(), Form::Native, &states, 0);
+        assert_eq!(held(backend.as_mut()), list("ax"), "round {round}");
+        truncate(backend.as_mut(), 9);
+        assert_eq!((held(backend.as_mut()), backend.keys()), (list(""), 0), "round {round}: a key without values");
+    }
+}
+
+/// As values do: what a state of one version has is not seen in another, and what is given up does not come back.
+fn entries_of_several_versions_lie_side_by_side(factory: &dyn StateBackendFactory) {
+    for form in [None, Some(Form::Native), Some(Form::Portable)] {
+        let [first, second] = [1, 2].map(|version| StateDescriptor { version, ..map("m", DataType::Utf8) });
+        let mut backend = open(factory, std::slice::from_ref(&first));
+        for key in 0..100 {
+            put(backend.as_mut(), 0, Some(key), &[(b"a", Some("x")), (b"b", Some("y"))]);
+        }
+        let both = [second.clone(), first.clone()];
+        backend.redescribe(&both).expect("redescribe");
+        put(backend.as_mut(), 0, Some(7), &[(b"a", Some("z"))]);
+        if let Some(form) = form {
+            backend = move_on(factory, backend.as_mut(), form, &both, 0);
+        }
+        assert_eq!(scan(backend.as_mut(), 0, Some(7), 9), [(b"a".to_vec(), "z".to_owned())], "{form:?}");
+        assert_eq!((scan(backend.as_mut(), 0, Some(8), 9).len(), scan(backend.as_mut(), 1, Some(8), 9).len()), (0, 2));
+        let (mut place, mut slots, mut met) = (Vec::new(), Vec::new(), BTreeSet::new());
+        while backend.walk(1, &mut place, 30, &mut slots).expect("walk") {
+            met.extend(slots.iter().map(|&slot| backend.key(slot).to_vec()));
+            backend.clear_entries(1, &slots).expect("clear");
+            backend.release(&slots);
+        }
+        assert_eq!((met.len(), backend.keys()), (100, 1), "{form:?}: a walk meets every key that has entries");
+        put(backend.as_mut(), 1, Some(9), &[(b"a", Some("x"))]);
+        backend.redescribe(std::slice::from_ref(&second)).expect("redescribe");
+        assert_eq!(scan(backend.as_mut(), 0, Some(7), 9).len(), 1, "{form:?}");
+        backend.redescribe(&[first]).expect("redescribe");
+        assert!(scan(backend.as_mut(), 0, Some(9), 9).is_empty(), "{form:?}: what was given up does not come back");
+    }
+}
+
 fn expired_entries_go_with_their_keys(factory: &dyn StateBackendFactory) {
     let states = [timed(map("m", DataType::Utf8), false), timed(list("l", DataType::Utf8), false)];
     let mut backend = open(factory, &states);
@@ -349,6 +423,15 @@ impl World {
                 let place = own.and_then(|own| own.keys().next_back()).map_or(0, |last| last[0] + 1);
                 self.set(state, key, vec![place], Some(value));
                 self.backend.release(&slots);
+            }
+            6 if state == 1 && next(2) == 0 => {
+                let slots = resolve(self.backend.as_mut(), &[key]);
+                let count = next(4);
+                self.backend.truncate_entries(state, &slots, &[count]).expect("truncate");
+                self.backend.release(&slots);
+                let own = self.models[state].entry(key).or_default();
+                (0..count).for_each(|_| drop(own.pop_last()));
+                self.models[state].retain(|_, own| !own.is_empty());
             }
             6 => {
                 let slots = resolve(self.backend.as_mut(), &[key]);

@@ -128,6 +128,17 @@ impl Entries {
         Ok(())
     }
 
+    /// Takes the last values off lists.
+    pub fn truncate(&mut self, slots: &[Slot], counts: &[u64], refs: &mut Refs) {
+        for (&slot, &count) in slots.iter().zip(counts) {
+            self.change(slot, refs, |sorted| {
+                let end = sorted.next.saturating_sub(count);
+                (end..sorted.next).for_each(|place| sorted.remove(&list_entry(place)));
+                sorted.next = end;
+            });
+        }
+    }
+
     pub fn clear(&mut self, slots: &[Slot], refs: &mut Refs) {
         for &slot in slots {
             if self.slots.get(slot).is_some() {

@@ -322,6 +322,12 @@ impl EntryStore for Heap {
         entries.append(slots, values, &mut self.refs, &self.clock)
     }
 
+    fn truncate_entries(&mut self, state: usize, slots: &[Slot], counts: &[u64]) -> Result<(), Fault> {
+        let Kept::Entries(entries) = &mut self.kept[state] else { return Err(wrong_kind(&self.states[state])) };
+        entries.truncate(slots, counts, &mut self.refs);
+        Ok(())
+    }
+
     fn clear_entries(&mut self, state: usize, slots: &[Slot]) -> Result<(), Fault> {
         let Kept::Entries(entries) = &mut self.kept[state] else { return Err(wrong_kind(&self.states[state])) };
         entries.clear(slots, &mut self.refs);

@@ -217,7 +217,7 @@ impl Keyed {
     /// A call is about to change these keys.
     fn note(&mut self, slots: &[Slot]) -> Result<(), Fault> {
         match &mut self.trial {
-            Some(trial) => trial.note(self.state.as_mut(), slots),
+            Some(trial) => trial.note(self.state.as_mut(), &self.migration, slots),
             None => Ok(()),
         }
     }
@@ -250,13 +250,15 @@ impl Keyed {
             self.update(update, slots, broadcast)?;
         }
         for update in &effects.entries {
-            let stored = match (self.place(update.state), &mut self.shared) {
+            let place = self.place(update.state);
+            let undo = self.trial.as_mut().map(|trial| &mut trial.entries);
+            let stored = match (place, &mut self.shared) {
                 (Place::Shared(index), Some(shared)) => shared.store(index, update, broadcast)?,
                 (Place::OfKeys(index), Some(_)) => {
                     let update = EntryUpdate { state: index, ..update.clone() };
-                    self.entry_keys.store(&update, slots, self.state.as_mut())?
+                    self.entry_keys.store(&update, slots, self.state.as_mut(), undo)?
                 }
-                (_, None) => self.entry_keys.store(update, slots, self.state.as_mut())?,
+                (_, None) => self.entry_keys.store(update, slots, self.state.as_mut(), undo)?,
             };
             stored.map_err(|wrong| self.common.malformed(wrong))?;
         }

@@ -1,12 +1,13 @@
 //! A keyed operator whose logic is replaced, or that is restored from what other logic has written.
 
 use tidemill_model::Fault;
-use tidemill_model::component::{StateDescriptor, StateKind};
+use tidemill_model::component::StateDescriptor;
 use tidemill_model::operator::OpenedLogic;
 use tidemill_model::snapshot::Restore;
 use tidemill_model::state::state_of_table;
 
-use super::super::migrate::Migration;
+use super::super::entries::EntryKeys;
+use super::super::migrate::{Migration, fits};
 use super::super::stored;
 use super::super::swap::Next;
 use super::super::trial::{Before, Trial};
@@ -45,16 +46,8 @@ impl Keyed {
                 let help = "give the new one another name, and give up what the old one holds with `--drop-state`";
                 return Err(Fault::config(message).with_help(help));
             }
-            if stored.version < state.version && (stored.kind != StateKind::Value || state.kind != StateKind::Value) {
-                let (name, before, now) = (&stored.name, stored.version, state.version);
-                let message = format!(
-                    "state `{name}` was written by version {before}, and `{operator}` declares version {now}: lists and \
-                     maps can't be migrated"
-                );
-                let help = "keep the version and read both encodings, or give up what it holds with `--drop-state`";
-                return Err(Fault::config(message).with_help(help));
-            }
             if stored.version < state.version {
+                fits(&stored, state)?;
                 // How long its values live the present version says.
                 earlier.push(StateDescriptor { ttl: state.ttl, ..stored });
             }
@@ -76,20 +69,22 @@ impl Keyed {
         // While it is on trial, all that there was stays.
         let others: Vec<StateDescriptor> =
             before.iter().filter(|state| !now.iter().any(|s| same(s, state))).cloned().collect();
-        self.state.redescribe(&[now.as_slice(), &others].concat())?;
-        let held = now.len() + others.len();
+        let entry_keys = EntryKeys::new(now)?;
+        let held = [now.as_slice(), &others].concat();
+        self.state.redescribe(&held)?;
         let migration = Migration::new(now, &others, &dropped);
         let before_it = Before {
             common: std::mem::replace(&mut self.common, common),
             logic: std::mem::replace(&mut self.logic, logic),
             migration: std::mem::replace(&mut self.migration, migration),
+            entry_keys: std::mem::replace(&mut self.entry_keys, entry_keys),
             now: self.now,
             firing: self.firing,
             advanced: self.advanced,
             rows_in: std::mem::take(&mut self.rows_in),
             timers_in: std::mem::take(&mut self.timers_in),
         };
-        self.trial = Some(Trial::new(before_it, before, held));
+        self.trial = Some(Trial::new(before_it, before, &held));
         Ok(())
     }
 
@@ -107,6 +102,7 @@ impl Keyed {
         self.common = before.common;
         self.logic = before.logic;
         self.migration = before.migration;
+        self.entry_keys = before.entry_keys;
         (self.now, self.firing, self.advanced) = (before.now, before.firing, before.advanced);
         (self.rows_in, self.timers_in) = (before.rows_in, before.timers_in);
         self.work = None;

@@ -121,14 +121,27 @@ impl Rocks {
             keys.push([&prefix, entry].concat());
             Ok(true)
         })?;
-        let unknown = !self.shards[shard].has_entries && self.leaving().is_none();
-        for key in keys {
-            match unknown {
-                true => self.fresh.forget(&key),
-                false => self.fresh.put(key, None),
-            }
-        }
+        keys.into_iter().for_each(|key| self.remove(shard, key));
         Ok(())
+    }
+
+    /// Removes an entry; the row of its slot is left to the caller.
+    fn remove(&mut self, shard: usize, key: Vec<u8>) {
+        // What no database has need not be removed from one.
+        match !self.shards[shard].has_entries && self.leaving().is_none() {
+            true => self.fresh.forget(&key),
+            false => self.fresh.put(key, None),
+        }
+    }
+
+    fn has_some(&self, state: usize, slot: Slot) -> Result<bool, Fault> {
+        let (shard, prefix) = self.place(state, slot);
+        let mut some = false;
+        self.walk((shard, &prefix), &prefix, |_, _| {
+            some = true;
+            Ok(false)
+        })?;
+        Ok(some)
     }
 
     /// Notes in the row of a slot that it has entries, the latest written then.
@@ -185,13 +198,7 @@ impl Rocks {
             }
         }
         for slot in shrunk {
-            let (shard, prefix) = self.place(state, slot);
-            let mut some = false;
-            self.walk((shard, &prefix), &prefix, |_, _| {
-                some = true;
-                Ok(false)
-            })?;
-            if !some {
+            if !self.has_some(state, slot)? {
                 self.note_none(state, slot);
             }
         }
@@ -283,6 +290,26 @@ impl EntryStore for Rocks {
             key.extend_from_slice(&list_entry(next as u64));
             self.fresh.put(key, Some(encode(values.get(i).unwrap_or_default(), timed.then_some(stamp))));
             self.note(state, slot, next.saturating_add(1), stamp);
+        }
+        Ok(())
+    }
+
+    fn truncate_entries(&mut self, state: usize, slots: &[Slot], counts: &[u64]) -> Result<(), Fault> {
+        self.entry_type(state)?;
+        for (&slot, &count) in slots.iter().zip(counts) {
+            let Some(next) = self.cache.rows.word(state, slot) else { continue };
+            let end = (next as u64).saturating_sub(count);
+            for place in end..next as u64 {
+                let (shard, mut key) = self.place(state, slot);
+                key.extend_from_slice(&list_entry(place));
+                self.remove(shard, key);
+            }
+            if self.has_some(state, slot)? {
+                self.cache.rows.set_word(state, slot, end as i64);
+                self.cache.set_dirty(slot);
+            } else {
+                self.note_none(state, slot);
+            }
         }
         Ok(())
     }
