@@ -194,6 +194,9 @@ impl Restore for Written {
     fn chunks(&self, table: &str) -> Result<Chunks, Fault> {
         Err(Fault::internal(format!("there is no table `{table}`")))
     }
+    fn all_chunks(&self, table: &str) -> Result<Chunks, Fault> {
+        self.chunks(table)
+    }
     fn files(&self) -> Result<Vec<FileSet>, Fault> {
         let set = |part: &Arc<Part>| FileSet {
             groups: part.groups.clone(),
