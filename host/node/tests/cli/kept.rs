@@ -72,8 +72,11 @@ fn write(version: &Path) {
     }
     copy(&part.path().join("store"), &version.join("store"));
     for (sink, rows) in rows {
-        std::fs::write(version.join(format!("{sink}.ndjson")), rows.iter().map(|row| format!("{row}\n")).collect::<String>())
-            .expect("a file");
+        std::fs::write(
+            version.join(format!("{sink}.ndjson")),
+            rows.iter().map(|row| format!("{row}\n")).collect::<String>(),
+        )
+        .expect("a file");
     }
 }
 
@@ -100,7 +103,11 @@ fn kept_savepoints_are_restored() {
             let ended = folder.run(&script(backend, &words));
             assert_eq!(ended.code(), 0, "{}, {backend}, {workers} workers: {ended:?}", entry.display());
             for (sink, rows) in output(&folder) {
-                assert!(!rows.is_empty() && rows == expected[sink], "{}, {backend}, {workers} workers, {sink}", entry.display());
+                assert!(
+                    !rows.is_empty() && rows == expected[sink],
+                    "{}, {backend}, {workers} workers, {sink}",
+                    entry.display()
+                );
             }
         }
     }
