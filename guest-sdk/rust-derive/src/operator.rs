@@ -129,6 +129,7 @@ fn states(handles: &[Handle<'_>]) -> TokenStream {
         let (ms, on_read) = (a.ttl_ms, a.ttl_on_read);
         quote!((#ms, #on_read))
     });
+    let maps = states.iter().filter(|(h, _)| last_segment(h.ty).as_deref() == Some("MapState")).map(|(h, _)| h.field);
     let indices = 0..states.len() as u16;
     let migrations = states.iter().flat_map(|(h, a)| {
         let (ty, name) = (h.ty, &h.name);
@@ -155,6 +156,12 @@ fn states(handles: &[Handle<'_>]) -> TokenStream {
         #[inline(always)]
         fn begin(&mut self, key: usize) {
             #( self.#fields.begin(key); )*
+        }
+
+        #[inline(always)]
+        fn fetch(&mut self) -> ::std::result::Result<(), internal::OpError> {
+            #( self.#maps.fetch()?; )*
+            ::std::result::Result::Ok(())
         }
 
         #[inline(always)]
@@ -210,10 +217,7 @@ fn handles(input: &DeriveInput, kind: Kind) -> Result<Vec<Handle<'_>>> {
 
 fn role(field: &Field, ident: &Ident, kind: Kind) -> Result<(String, Role)> {
     let attrs = attrs::state(&field.attrs)?;
-    let last = match &field.ty {
-        Type::Path(path) => path.path.segments.last().map(|s| s.ident.to_string()),
-        _ => None,
-    };
+    let last = last_segment(&field.ty);
     let plain = attrs::plain(ident);
     match last.as_deref() {
         Some(last) if STATES.contains(&last) && kind != Kind::Keyed => {
@@ -226,5 +230,13 @@ fn role(field: &Field, ident: &Ident, kind: Kind) -> Result<(String, Role)> {
         )),
         Some("Counter" | "Gauge") => Ok((plain, Role::Metric)),
         _ => Ok((plain, Role::Plain)),
+    }
+}
+
+/// The name of a type without its path and parameters.
+fn last_segment(ty: &Type) -> Option<String> {
+    match ty {
+        Type::Path(path) => path.path.segments.last().map(|s| s.ident.to_string()),
+        _ => None,
     }
 }

@@ -1,5 +1,7 @@
 //! Kind `keyed`: rows and due timers with the state of their keys.
 
+use std::cell::Cell;
+
 use super::{open_error, row_failed};
 use crate::config::Config;
 use crate::context::{Context, times_of};
@@ -13,7 +15,7 @@ pub fn open_keyed<O: KeyedOperator>(config: &Config<'_>) -> Result<Box<dyn Insta
     check_key(&<O::Key<'_> as Row>::fields(), &config.context().key_fields)?;
     let mut operator = O::create();
     operator.open(config).map_err(open_error)?;
-    Ok(Box::new(Keyed { operator, ctx: Context::new() }))
+    Ok(Box::new(Keyed { operator, ctx: Context::new(), prefetches: true }))
 }
 
 /// A declared key must be the pipeline's.
@@ -35,6 +37,17 @@ fn check_key(declared: &[Field], given: &[Field]) -> Result<(), OpError> {
 struct Keyed<O> {
     operator: O,
     ctx: Context<O>,
+    /// As far as is known, the operator says what it will read.
+    prefetches: bool,
+}
+
+thread_local! {
+    static NOTHING_TO_PREFETCH: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Said by operators that say nothing else.
+pub fn nothing_to_prefetch() {
+    NOTHING_TO_PREFETCH.set(true);
 }
 
 impl<O: KeyedOperator> Keyed<O> {
@@ -46,7 +59,7 @@ impl<O: KeyedOperator> Keyed<O> {
         mut call: impl FnMut(&mut O, &mut Context<O>, usize, usize) -> RowResult<()>,
     ) -> Result<Vec<RowError>, OpError> {
         let mut errors = Vec::new();
-        let Self { operator, ctx } = self;
+        let Self { operator, ctx, .. } = self;
         for (row, key) in keys.iter().enumerate() {
             let key = u32::from_le_bytes(*key);
             ctx.begin(row as u32, key);
@@ -61,6 +74,22 @@ impl<O: KeyedOperator> Keyed<O> {
             }
         }
         Ok(errors)
+    }
+
+    /// Lets the operator say for each row what it will read, and reads it.
+    #[inline(always)]
+    fn prefetch(&mut self, keys: &[[u8; 4]], mut say: impl FnMut(&mut O, usize)) -> Result<(), OpError> {
+        if self.prefetches {
+            for (row, key) in keys.iter().enumerate() {
+                self.operator.begin(u32::from_le_bytes(*key) as usize);
+                say(&mut self.operator, row);
+                if NOTHING_TO_PREFETCH.take() {
+                    self.prefetches = false;
+                    break;
+                }
+            }
+        }
+        self.operator.fetch()
     }
 
     fn effects(&mut self, rows: u32, times: &[[u8; 8]], errors: Vec<RowError>) -> Result<Effects, OpError> {
@@ -81,6 +110,7 @@ impl<O: KeyedOperator> Instance for Keyed<O> {
         let times = times_of(&batch.rows)?;
         let kinds = batch.rows.kinds;
         self.operator.load(batch.keys.states, batch.keys.count as usize)?;
+        self.prefetch(keys, |operator, row| operator.prefetch(Ports::read(&reader, row)))?;
         self.ctx.start(batch.now);
         let errors = self.each(keys, |operator, ctx, row, _| {
             if O::READS_TIME {
@@ -100,6 +130,7 @@ impl<O: KeyedOperator> Instance for Keyed<O> {
         let keys = key_index(due.key_index, times.len(), due.keys.count)?;
         let key_reader = row_reader::<O::Key<'_>>(&due.keys.columns, count)?;
         self.operator.load(due.keys.states, count)?;
+        self.operator.fetch()?;
         self.ctx.start(due.now);
         let errors = self.each(keys, |operator, ctx, row, key| {
             let time = i64::from_le_bytes(times[row]);
