@@ -18,6 +18,9 @@ use crate::types::{bit, bitmap};
 /// Entry keys and values as bytes.
 type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
 
+/// Keys of the call, each with an entry key.
+type Wanted = Vec<(usize, Vec<u8>)>;
+
 /// Entries that are read from the host at a time.
 const PAGE: u32 = 1024;
 
@@ -33,8 +36,8 @@ pub struct MapState<K, V> {
     known: RefCell<Vec<Known>>,
     /// Keys of which something is known.
     touched: RefCell<Vec<usize>>,
-    /// Keys and entry keys that are to be read together; none: it is too late for that.
-    wanted: RefCell<Option<Vec<(usize, Vec<u8>)>>>,
+    /// What is to be read together; none: it is too late for that.
+    wanted: RefCell<Option<Wanted>>,
     key: usize,
     /// What the row in progress has changed, in order.
     undo: Vec<Undo>,
