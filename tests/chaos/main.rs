@@ -2,7 +2,7 @@
 //! their input. What their sinks show then is what one run without a fault shows, row for row.
 //!
 //! `TIDEMILL_CHAOS_ROUNDS` is the number of kills over all kinds of jobs (default: 48), `TIDEMILL_CHAOS_SEED` what is random,
-//! `TIDEMILL_CHAOS_KIND` the only kind to run, counted from 0; with `TIDEMILL_CHAOS_S3_SINKS` sinks write to S3 as well.
+//! `TIDEMILL_CHAOS_KIND` the only kind to run, counted from 0.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -49,6 +49,7 @@ static OPERATORS: LazyLock<PathBuf> = LazyLock::new(|| {
 #[derive(Clone, Copy, Debug)]
 struct Kind {
     backend: &'static str,
+    /// Checkpoints and the files of sinks.
     s3: bool,
     processes: u64,
 }
@@ -85,7 +86,7 @@ fn pipeline(kind: Kind, durable: bool, life: u64) -> String {
         ),
         false => String::new(),
     };
-    let out = if kind.s3 && durable && s3_sinks() { format!("s3://{BUCKET}/out-{life}") } else { "out".into() };
+    let out = if kind.s3 && durable { format!("s3://{BUCKET}/out-{life}") } else { "out".into() };
     let rate = if durable { format!("rate: {RATE}, ") } else { String::new() };
     format!(
         "name: chaos\n{durability}\n\
@@ -105,11 +106,6 @@ fn pipeline(kind: Kind, durable: bool, life: u64) -> String {
          \x20 totals_out: {{ input: totals, file: {{ path: '{out}/totals', format: ndjson }} }}\n\
          \x20 windows_out: {{ input: windows, file: {{ path: '{out}/windows', format: ndjson }} }}\n"
     )
-}
-
-/// Whether files of jobs with a store on S3 go there as well.
-fn s3_sinks() -> bool {
-    std::env::var_os("TIDEMILL_CHAOS_S3_SINKS").is_some()
 }
 
 /// Visible rows by sink, sorted, of a life on S3.
@@ -302,7 +298,7 @@ fn one_life(kind: Kind, expected: &BTreeMap<String, Vec<String>>, random: &mut R
             (Some(status), _) if !status.success() && lost => {}
             (Some(status), stderr) => {
                 assert!(status.success(), "{kind:?}, {story:?}: {stderr}");
-                let output = if kind.s3 && s3_sinks() { remote_output(life) } else { output(folder.path()) };
+                let output = if kind.s3 { remote_output(life) } else { output(folder.path()) };
                 if let Some(difference) = difference(expected, &output) {
                     panic!("{kind:?}, {story:?} (in {}): {difference}", folder.keep().display());
                 }

@@ -115,7 +115,7 @@ impl Catalog for Given {
         Err(ConfigError::new(&[], "not asked for"))
     }
     fn component(&self, _path: &Path) -> Result<Vec<Descriptor>, Fault> {
-        let port = |name: &str| Port { name: name.into(), schema: self.want.clone(), carry: false };
+        let port = |name: &str| Port { name: name.into(), schema: self.want.clone(), carry: false, broadcast: false };
         Ok(vec![Descriptor {
             name: "x".into(),
             doc: String::new(),

@@ -357,6 +357,7 @@ impl Catalog for Shown {
             config,
             on_error,
             state: Arc::new(HeapFactory),
+            shared: Arc::new(HeapFactory),
         })
     }
     fn expression(

@@ -3,7 +3,7 @@
 use proc_macro2::Span;
 use syn::meta::ParseNestedMeta;
 use syn::parse::ParseStream;
-use syn::{Attribute, DeriveInput, Error, Lifetime, LitInt, LitStr, Path, Result, Token, Type};
+use syn::{Attribute, DeriveInput, Error, Ident, Lifetime, LitInt, LitStr, Path, Result, Token, Type};
 
 /// Bytes in a name, as the contract has it.
 const NAME_BYTES_MAX: usize = 64;
@@ -18,7 +18,27 @@ pub fn carry(attrs: &[Attribute]) -> Result<bool> {
     Ok(carry)
 }
 
-/// The name that `#[row(name = "...")]` or `#[port(name = "...")]` gives.
+/// `#[port(...)]`.
+#[derive(Default)]
+pub struct PortAttrs {
+    pub name: Option<String>,
+    pub broadcast: bool,
+}
+
+pub fn port(attrs: &[Attribute]) -> Result<PortAttrs> {
+    let mut found = PortAttrs::default();
+    parse(attrs, "port", &["name", "broadcast"], |meta| {
+        if meta.path.is_ident("name") {
+            found.name = Some(name_value(meta)?);
+            return Ok(());
+        }
+        found.broadcast = true;
+        flag(meta)
+    })?;
+    Ok(found)
+}
+
+/// The name that `#[row(name = "...")]` gives.
 pub fn renamed(attrs: &[Attribute], attribute: &str) -> Result<Option<String>> {
     let mut name = None;
     parse(attrs, attribute, &["name"], |meta| {
@@ -54,10 +74,15 @@ pub fn operator(attrs: &[Attribute]) -> Result<OperatorAttrs> {
     Ok(found)
 }
 
+/// Whose a state can be, if it is not each key's own.
+const SCOPES: [&str; 3] = ["broadcast", "split", "union"];
+
 /// `#[state(...)]`.
 pub struct StateAttrs {
     pub present: bool,
     pub name: Option<String>,
+    /// `broadcast`, `split` or `union`, where it stands; else the state belongs to a key.
+    pub scope: Option<Ident>,
     pub version: u32,
     pub ttl_ms: u64,
     pub ttl_on_read: bool,
@@ -67,9 +92,17 @@ pub struct StateAttrs {
 
 pub fn state(attrs: &[Attribute]) -> Result<StateAttrs> {
     let present = attrs.iter().any(|a| a.path().is_ident("state"));
-    let mut found = StateAttrs { present, name: None, version: 1, ttl_ms: 0, ttl_on_read: false, migrate: Vec::new() };
-    parse(attrs, "state", &["name", "version", "ttl", "ttl_on_read", "migrate"], |meta| {
-        if meta.path.is_ident("name") {
+    let (name, scope, ttl_ms, ttl_on_read, migrate) = Default::default();
+    let mut found = StateAttrs { present, name, scope, version: 1, ttl_ms, ttl_on_read, migrate };
+    let known = ["name", "broadcast", "split", "union", "version", "ttl", "ttl_on_read", "migrate"];
+    parse(attrs, "state", &known, |meta| {
+        let scope = meta.path.get_ident().filter(|ident| SCOPES.iter().any(|scope| ident == scope));
+        if let Some(scope) = scope {
+            if let Some(other) = found.scope.replace(scope.clone()) {
+                return Err(meta.error(format!("the state is `{other}` already")));
+            }
+            flag(meta)?;
+        } else if meta.path.is_ident("name") {
             found.name = Some(name_value(meta)?);
         } else if meta.path.is_ident("version") {
             found.version = meta.value()?.parse::<LitInt>()?.base10_parse()?;
@@ -88,6 +121,9 @@ pub fn state(attrs: &[Attribute]) -> Result<StateAttrs> {
         }
         Ok(())
     })?;
+    if let (Some(scope), true) = (&found.scope, found.ttl_ms > 0) {
+        return Err(Error::new_spanned(scope, "only states of keys have a time to live"));
+    }
     match found.migrate.iter().find(|(from, _)| *from >= found.version) {
         Some((from, path)) => {
             let message =

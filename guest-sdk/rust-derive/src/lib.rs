@@ -17,15 +17,16 @@ pub fn row(input: TokenStream) -> TokenStream {
     finish(row::expand(&parse_macro_input!(input as DeriveInput)))
 }
 
-/// An enum with one row type per variant is a set of inputs or outputs. `#[port(name = "...")]` names a port.
+/// An enum with one row type per variant is a set of inputs or outputs. `#[port(name = "...")]` names a port; `#[port(broadcast)]`
+/// makes every worker get all rows of an input.
 #[proc_macro_derive(Ports, attributes(port))]
 pub fn ports(input: TokenStream) -> TokenStream {
     finish(ports::expand(&parse_macro_input!(input as DeriveInput)))
 }
 
 /// An operator with state and timers per key. `#[operator(name = "...", key = Row<'a>, time, changes)]` on the struct,
-/// `#[state(name = "...", version = 2, ttl = "12h", ttl_on_read, migrate(1 = function))]` on fields that are
-/// states. Other fields start with their default.
+/// `#[state(name = "...", version = 2, ttl = "12h", ttl_on_read, migrate(1 = function))]` on fields that are states; `broadcast`,
+/// `split` or `union` for a state that belongs to no key. Other fields start with their default.
 #[proc_macro_derive(Keyed, attributes(operator, state))]
 pub fn keyed(input: TokenStream) -> TokenStream {
     finish(operator::expand(&parse_macro_input!(input as DeriveInput), operator::Kind::Keyed))

@@ -130,6 +130,11 @@ fn states(handles: &[Handle<'_>]) -> TokenStream {
         quote!((#ms, #on_read))
     });
     let maps = states.iter().filter(|(h, _)| last_segment(h.ty).as_deref() == Some("MapState")).map(|(h, _)| h.field);
+    // A state that belongs to no key has one value in each call, under the index 0.
+    let scopes: Vec<String> =
+        states.iter().map(|(_, a)| a.scope.as_ref().map_or_else(|| "key".to_owned(), Ident::to_string)).collect();
+    let counts = states.iter().map(|(_, a)| if a.scope.is_some() { quote!(1) } else { quote!(keys) });
+    let of_keys = states.iter().filter(|(_, a)| a.scope.is_none()).map(|(h, _)| h.field);
     let indices = 0..states.len() as u16;
     let migrations = states.iter().flat_map(|(h, a)| {
         let (ty, name) = (h.ty, &h.name);
@@ -137,16 +142,19 @@ fn states(handles: &[Handle<'_>]) -> TokenStream {
     });
     quote! {
         fn states() -> ::std::vec::Vec<internal::StateDescriptor> {
-            ::std::vec![ #( <#types>::describe(#names, #versions, #ttls) ),* ]
+            ::std::vec![ #(
+                internal::StateDescriptor { scope: #scopes, ..<#types>::describe(#names, #versions, #ttls) }
+            ),* ]
         }
 
+        #[allow(unused_variables)]
         fn load(
             &mut self,
             states: ::std::vec::Vec<internal::Column>,
             keys: usize,
         ) -> ::std::result::Result<(), internal::OpError> {
             let mut states = states.into_iter();
-            #( self.#fields.load(internal::next_state(&mut states)?, keys)?; )*
+            #( self.#fields.load(internal::next_state(&mut states)?, #counts)?; )*
             match states.next() {
                 ::std::option::Option::None => ::std::result::Result::Ok(()),
                 ::std::option::Option::Some(_) => ::std::result::Result::Err(internal::contract("too many states")),
@@ -154,8 +162,9 @@ fn states(handles: &[Handle<'_>]) -> TokenStream {
         }
 
         #[inline(always)]
+        #[allow(unused_variables)]
         fn begin(&mut self, key: usize) {
-            #( self.#fields.begin(key); )*
+            #( self.#of_keys.begin(key); )*
         }
 
         #[inline(always)]
@@ -223,7 +232,14 @@ fn role(field: &Field, ident: &Ident, kind: Kind) -> Result<(String, Role)> {
         Some(last) if STATES.contains(&last) && kind != Kind::Keyed => {
             Err(Error::new_spanned(&field.ty, "state needs a key: derive Keyed instead"))
         }
-        Some(last) if STATES.contains(&last) => Ok((attrs.name.clone().unwrap_or(plain), Role::State(attrs))),
+        Some(last) if STATES.contains(&last) && last != "ListState" => match &attrs.scope {
+            Some(scope) if scope != "broadcast" => {
+                let message = format!("`{scope}` is for ListState: its values are dealt to the workers");
+                Err(Error::new_spanned(scope, message))
+            }
+            _ => Ok((attrs.name.clone().unwrap_or(plain), Role::State(attrs))),
+        },
+        Some("ListState") => Ok((attrs.name.clone().unwrap_or(plain), Role::State(attrs))),
         _ if attrs.present => Err(Error::new_spanned(
             &field.ty,
             "#[state] is for fields of the types Value, ListState, MapState, ReducingState and AggregatingState",
@@ -238,5 +254,32 @@ fn last_segment(ty: &Type) -> Option<String> {
     match ty {
         Type::Path(path) => path.path.segments.last().map(|s| s.ident.to_string()),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wrong_scopes_are_reported_at_the_word() {
+        for (field, expected) in [
+            ("#[state(split)] s: Value<i64>", "`split` is for ListState: its values are dealt to the workers"),
+            ("#[state(union)] s: MapState<i64, i64>", "`union` is for ListState: its values are dealt to the workers"),
+            ("#[state(broadcast, union)] s: ListState<i64>", "the state is `broadcast` already"),
+            ("#[state(split = true)] s: ListState<i64>", "this takes no value"),
+            ("#[state(broadcast, ttl = \"1h\")] s: Value<i64>", "only states of keys have a time to live"),
+            (
+                "#[state(operator)] s: ListState<i64>",
+                "#[state(...)] knows: name, broadcast, split, union, version, ttl, ttl_on_read, migrate",
+            ),
+        ] {
+            let input: DeriveInput = syn::parse_str(&format!("struct Op {{ {field} }}")).expect("a struct");
+            let error = expand(&input, Kind::Keyed).err().map(|error| error.to_string());
+            assert_eq!(error.as_deref(), Some(expected), "{field}");
+        }
+        let input =
+            syn::parse_str("struct Op { #[state(split)] s: ListState<i64>, #[state(broadcast)] t: Value<i64> }");
+        assert!(expand(&input.expect("a struct"), Kind::Keyed).is_ok());
     }
 }

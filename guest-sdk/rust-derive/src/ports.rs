@@ -14,7 +14,7 @@ pub fn expand(input: &DeriveInput) -> Result<TokenStream> {
     let this = own.as_ref().map_or_else(|| quote!(#ident), |lt| quote!(#ident<#lt>));
     let variants: Vec<&Ident> = ports.iter().map(|p| p.variant).collect();
     let types: Vec<&Type> = ports.iter().map(|p| p.ty).collect();
-    let names = ports.iter().map(|p| &p.name);
+    let (names, broadcast) = (ports.iter().map(|p| &p.name), ports.iter().map(|p| p.broadcast));
     let indices: Vec<u16> = (0..ports.len() as u16).collect();
     Ok(quote! {
         const _: () = {
@@ -34,7 +34,7 @@ pub fn expand(input: &DeriveInput) -> Result<TokenStream> {
                 type Reader = Reader<#lt>;
 
                 fn ports(_single: &str) -> ::std::vec::Vec<internal::Port> {
-                    ::std::vec![ #( internal::port_of::<#types>(#names) ),* ]
+                    ::std::vec![ #( internal::Port { broadcast: #broadcast, ..internal::port_of::<#types>(#names) } ),* ]
                 }
 
                 fn reader(
@@ -75,6 +75,7 @@ struct Port<'i> {
     variant: &'i Ident,
     ty: &'i Type,
     name: String,
+    broadcast: bool,
 }
 
 fn ports(input: &DeriveInput) -> Result<Vec<Port<'_>>> {
@@ -92,11 +93,12 @@ fn ports(input: &DeriveInput) -> Result<Vec<Port<'_>>> {
             }
         };
         let default = || attrs::snake_case(&attrs::plain(&variant.ident));
-        let name = attrs::renamed(&variant.attrs, "port")?.unwrap_or_else(default);
+        let attrs::PortAttrs { name, broadcast } = attrs::port(&variant.attrs)?;
+        let name = name.unwrap_or_else(default);
         if ports.iter().any(|p| p.name == name) {
             return Err(Error::new_spanned(&variant.ident, format!("there is a port `{name}` already")));
         }
-        ports.push(Port { variant: &variant.ident, ty, name });
+        ports.push(Port { variant: &variant.ident, ty, name, broadcast });
     }
     if ports.is_empty() {
         return Err(Error::new_spanned(&input.ident, "there must be at least one port"));

@@ -71,7 +71,7 @@ impl<'a, R: Row<'a>> Ports<'a> for R {
 
 /// The port of one row type.
 pub fn port_of<'a, R: Row<'a>>(name: &str) -> Port {
-    Port { name: name.to_owned(), fields: R::fields(), carry: R::CARRY }
+    Port { name: name.to_owned(), fields: R::fields(), carry: R::CARRY, broadcast: false }
 }
 
 /// A reader over exactly these columns.

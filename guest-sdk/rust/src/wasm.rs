@@ -206,11 +206,13 @@ fn descriptor(d: native::Descriptor) -> lifecycle::Descriptor {
             name: p.name,
             fields: p.fields.into_iter().map(field).collect(),
             carry: p.carry,
+            broadcast: p.broadcast,
         };
         ports.into_iter().map(port).collect()
     };
     let state = |s: native::StateDescriptor| lifecycle::StateDescriptor {
         name: s.name,
+        scope: s.scope.to_owned(),
         kind: s.kind.to_owned(),
         entry_key: s.entry_key.into_iter().map(field).collect(),
         value: field(s.value),

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::component::StateDescriptor;
+use crate::component::{StateDescriptor, StateScope};
 use crate::fault::Fault;
 use crate::sink::Committable;
 use crate::snapshot::{Chunks, NativeFile, Snapshot, Table};
@@ -113,6 +113,9 @@ pub struct NodeManifest {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StateManifest {
     pub name: String,
+    /// `broadcast`, `split` or `union`; empty for the state of a key.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub scope: String,
     /// As people write types.
     #[serde(rename = "type")]
     pub data_type: String,
@@ -124,16 +127,26 @@ pub struct StateManifest {
 impl StateManifest {
     pub fn of(state: &StateDescriptor) -> Self {
         let StateDescriptor { name, codec, version, .. } = state;
-        let data_type = state.type_text();
-        Self { name: name.clone(), data_type, codec: codec.clone(), version: *version }
+        let (data_type, scope) = (state.type_text(), if state.is_shared() { state.scope.name() } else { "" });
+        Self { name: name.clone(), scope: scope.to_owned(), data_type, codec: codec.clone(), version: *version }
     }
 
     /// Err: it has a type that this version of the program does not know.
     pub fn descriptor(&self) -> Result<StateDescriptor, Fault> {
-        let Self { name, data_type, codec, version } = self;
-        let described = StateDescriptor::of_text(name, data_type);
-        let described = described.map_err(|e| Fault::data(format!("state `{name}` was stored as: {e}")))?;
-        Ok(StateDescriptor { codec: codec.clone(), version: *version, ..described })
+        let Self { name, scope, data_type, codec, version } = self;
+        let unknown = |e: String| Fault::data(format!("state `{name}` was stored as: {e}"));
+        let described = StateDescriptor::of_text(name, data_type).map_err(unknown)?;
+        let scope = match scope.as_str() {
+            "" => StateScope::Key,
+            name => StateScope::of_name(name).ok_or_else(|| unknown(format!("the scope `{name}` is not known")))?,
+        };
+        Ok(StateDescriptor { scope, codec: codec.clone(), version: *version, ..described })
+    }
+
+    /// What it keeps, for people: `list of int64 (split)`.
+    pub fn type_text(&self) -> String {
+        let Self { data_type, scope, .. } = self;
+        if scope.is_empty() { data_type.clone() } else { format!("{data_type} ({scope})") }
     }
 }
 
@@ -147,7 +160,7 @@ pub struct PartManifest {
     pub watermark: Option<i64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub processing_ms: Option<i64>,
-    /// Keyed states of which it holds values.
+    /// States of which it holds values.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub states: Vec<StateManifest>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -24,6 +24,40 @@ pub struct Port {
     /// Outputs only: each row carries all columns of the input row that it comes from, with the
     /// columns of `schema` appended (or in place of those with the same name).
     pub carry: bool,
+    /// Inputs of keyed operators only: every worker gets every row, and the rows have no key.
+    pub broadcast: bool,
+}
+
+/// Whose a state is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum StateScope {
+    /// Each key's own.
+    #[default]
+    Key,
+    /// The operator's, and the same on all workers: only rows of a broadcast input change it (Flink's broadcast state).
+    Broadcast,
+    /// Each worker's own. A restore deals the values of all workers anew (Flink's operator state, a list).
+    Split,
+    /// The same, but a restore gives each worker the values of all (Flink's union list).
+    Union,
+}
+
+impl StateScope {
+    pub const ALL: [Self; 4] = [Self::Key, Self::Broadcast, Self::Split, Self::Union];
+
+    /// As the contract, manifests and tables have it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Key => "key",
+            Self::Broadcast => "broadcast",
+            Self::Split => "split",
+            Self::Union => "union",
+        }
+    }
+
+    pub fn of_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|scope| scope.name() == name)
+    }
 }
 
 /// What a state keeps for each key.
@@ -48,10 +82,11 @@ pub struct Ttl {
     pub on_read: bool,
 }
 
-/// One keyed state.
+/// One state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StateDescriptor {
     pub name: String,
+    pub scope: StateScope,
     pub kind: StateKind,
     /// Type of a value, nullable: null is "no value". Fixed-width, utf8 or binary.
     pub field: Field,
@@ -59,15 +94,21 @@ pub struct StateDescriptor {
     pub codec: String,
     /// Raised by the user when the meaning of the value changes.
     pub version: u32,
-    /// None: values stay until they are deleted.
+    /// None: values stay until they are deleted. Only keys have values that do not.
     pub ttl: Option<Ttl>,
 }
 
 impl StateDescriptor {
     /// A state of one value per key, version 1, that stays.
     pub fn value(name: &str, data_type: DataType) -> Self {
-        let field = Field::new(name, data_type, true);
-        Self { name: name.to_owned(), kind: StateKind::Value, field, codec: String::new(), version: 1, ttl: None }
+        let (name, field) = (name.to_owned(), Field::new(name, data_type, true));
+        let (scope, kind, codec) = Default::default();
+        Self { name, scope, kind, field, codec, version: 1, ttl: None }
+    }
+
+    /// Whether it belongs to no key.
+    pub fn is_shared(&self) -> bool {
+        self.scope != StateScope::Key
     }
 
     /// What it keeps, for people: `int64`, `list of int64`, `map of utf8 to int64`.
@@ -121,4 +162,12 @@ pub struct Descriptor {
     pub reads_keys: bool,
     /// The guest understands row kinds other than insert.
     pub changes: bool,
+}
+
+impl Descriptor {
+    /// Whether it makes no sense without a key. One that needs none, and sets timers nevertheless, fails when it does.
+    pub fn needs_key(&self) -> bool {
+        self.kind == LogicKind::Keyed
+            && (self.reads_keys || self.states.is_empty() || self.states.iter().any(|state| !state.is_shared()))
+    }
 }

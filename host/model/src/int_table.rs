@@ -8,6 +8,8 @@ const AHEAD: usize = 16;
 /// Places of the first table.
 const PLACES_MIN: usize = 16;
 
+use crate::zeroed::{Zero, Zeroed};
+
 #[derive(Clone, Copy)]
 struct Entry {
     key: i64,
@@ -15,13 +17,16 @@ struct Entry {
     used: bool,
 }
 
+// SAFETY: numbers, and `false` is zero.
+unsafe impl Zero for Entry {}
+
 const FREE: Entry = Entry { key: 0, value: 0, used: false };
 
 /// See the module.
 #[derive(Default)]
 pub struct IntTable {
     /// A power of two, or none.
-    entries: Vec<Entry>,
+    entries: Zeroed<Entry>,
     len: usize,
     /// A key's home are the high bits of its hash.
     shift: u32,
@@ -164,9 +169,9 @@ impl IntTable {
     }
 
     fn resize(&mut self, places: usize) {
-        let old = std::mem::replace(&mut self.entries, vec![FREE; places]);
+        let old = std::mem::replace(&mut self.entries, Zeroed::new(places));
         self.shift = 64 - places.trailing_zeros();
-        for entry in old.into_iter().filter(|e| e.used) {
+        for &entry in old.iter().filter(|e| e.used) {
             let place = self.place(entry.key);
             self.entries[place] = entry;
         }

@@ -26,6 +26,8 @@ pub enum Exchange {
     Key(Vec<usize>),
     /// Batches are dealt to the workers in turn.
     Rebalance,
+    /// Every worker gets every row.
+    Broadcast,
 }
 
 /// One edge. Several edges with the same `input` number are a union.

@@ -43,8 +43,9 @@ pub enum Completed {
 pub trait RemoteFolder: ObjectStore {
     /// Brings a file to the server without showing it.
     fn upload(&self, name: &str, path: &Path) -> Result<Upload, Fault>;
-    /// Makes it visible.
-    fn complete(&self, upload: &Upload) -> Result<Completed, Fault>;
+    /// Makes it visible. A server may have lost the parts of an upload whose completion was cut off: they come from the `file` again, if
+    /// it is still there.
+    fn complete(&self, upload: &Upload, file: Option<&Path>) -> Result<Completed, Fault>;
     /// Gives it up: object name and id. One that is not there is no error.
     fn abandon(&self, name: &str, id: &str) -> Result<(), Fault>;
     /// Object names and ids of uploads under way in this folder, as far as the server tells: MinIO does not, and ends old ones

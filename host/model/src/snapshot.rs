@@ -13,7 +13,7 @@ use std::sync::Arc;
 use arrow::array::{RecordBatch, UInt16Array};
 use arrow::datatypes::{DataType, Field, SchemaRef};
 
-use crate::component::StateDescriptor;
+use crate::component::{StateDescriptor, StateScope};
 use crate::fault::Fault;
 use crate::limits::KEY_GROUPS;
 use crate::state::state_of_table;
@@ -44,7 +44,7 @@ pub type Files = Box<dyn FnOnce() -> Result<Vec<NativeFile>, Fault> + Send>;
 /// What one operator on one worker holds, frozen.
 #[derive(Default)]
 pub struct Snapshot {
-    /// Keyed states that it holds; a state that is being migrated is there in both versions.
+    /// States that it holds; a state that is being migrated is there in both versions.
     pub states: Vec<StateDescriptor>,
     pub tables: Vec<Table>,
     /// None: there are only tables.
@@ -53,7 +53,7 @@ pub struct Snapshot {
 
 /// Rows of one kind: the values of a state, timers, panes.
 pub struct Table {
-    /// Unique within the operator: `state/NAME@VERSION`, `timers/event`, `panes`.
+    /// Unique within the operator: `state/NAME@VERSION`, `shared/NAME@VERSION`, `timers/event`, `panes`.
     pub name: String,
     /// With what is to be known of the rows as metadata (`version`, `codec`).
     pub schema: SchemaRef,
@@ -82,13 +82,15 @@ pub trait Restore {
     fn rows(&self, _table: &str) -> u64 {
         0
     }
-    /// Keyed states that it holds, those left out that the user gives up.
+    /// States that it holds, those left out that the user gives up.
     fn states(&self) -> Vec<StateDescriptor> {
         self.tables().iter().filter_map(|(table, schema)| state_in(table, schema)).collect()
     }
     /// Rows of a table that belong to [`Restore::groups`]; key groups ascend within what one worker has written, of
     /// which there may be several. None if there is no such table.
     fn chunks(&self, table: &str) -> Result<Chunks, Fault>;
+    /// All rows of a table, whatever their key group, in the order of the workers that have written them.
+    fn all_chunks(&self, table: &str) -> Result<Chunks, Fault>;
     /// Names of states that the user gives up (`--drop-state`): their tables are in [`Restore::tables`] no more.
     fn dropped(&self) -> &[String] {
         &[]
@@ -115,7 +117,8 @@ pub fn state_in(table: &str, schema: &SchemaRef) -> Option<StateDescriptor> {
         Some(kind) => StateDescriptor::of_text(name, kind).ok()?,
         None => StateDescriptor::value(name, data_type),
     };
-    Some(StateDescriptor { codec, version, ..described })
+    let scope = schema.metadata().get("scope").map_or(Some(StateScope::Key), |scope| StateScope::of_name(scope))?;
+    Some(StateDescriptor { scope, codec, version, ..described })
 }
 
 /// The field of [`KEY_GROUP`].

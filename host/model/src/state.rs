@@ -73,14 +73,19 @@ pub struct StateContext<'a> {
     pub states: &'a [StateDescriptor],
 }
 
-/// The snapshot table of a state: `state/NAME@VERSION`. While values are migrated a state has a table for either version.
+/// The snapshot table of a state: `state/NAME@VERSION`, or `shared/NAME@VERSION` if it belongs to no key. While values are migrated a
+/// state has a table for either version.
 pub fn table_name(state: &StateDescriptor) -> String {
-    format!("state/{}@{}", state.name, state.version)
+    let folder = if state.is_shared() { SHARED } else { OF_KEYS };
+    format!("{folder}{}@{}", state.name, state.version)
 }
+
+const OF_KEYS: &str = "state/";
+const SHARED: &str = "shared/";
 
 /// Name and version of the state whose table has this name; none if it is no state's.
 pub fn state_of_table(table: &str) -> Option<(&str, u32)> {
-    let (name, version) = table.strip_prefix("state/")?.rsplit_once('@')?;
+    let (name, version) = table.strip_prefix(OF_KEYS).or_else(|| table.strip_prefix(SHARED))?.rsplit_once('@')?;
     Some((name, version.parse().ok()?))
 }
 
@@ -90,13 +95,14 @@ pub const WRITTEN: &str = "written";
 /// The column of a table of entries with the entry key, in the encoding that [`crate::entries`] tells.
 pub const ENTRY: &str = "entry";
 
-/// Columns of a state's table: key group, key (binary), of a list or map the entry key (binary), value, and when it was written if the state has a time to live; version,
-/// codec and kind as metadata.
+/// Columns of a state's table: key group, key (binary; empty if the state belongs to none), of a list or map the entry key (binary),
+/// value, and when it was written if the state has a time to live; version, codec, kind and scope as metadata.
 pub fn table_schema(state: &StateDescriptor) -> SchemaRef {
     let pair = |name: &str, text: String| (name.to_owned(), text);
     let kind = (state.kind != StateKind::Value).then(|| pair("kind", state.type_text()));
     let metadata = [pair("version", state.version.to_string()), pair("codec", state.codec.clone())];
-    let metadata: HashMap<String, String> = metadata.into_iter().chain(kind).collect();
+    let scope = state.is_shared().then(|| pair("scope", state.scope.name().to_owned()));
+    let metadata: HashMap<String, String> = metadata.into_iter().chain(kind).chain(scope).collect();
     let value = Field::new("value", state.field.data_type().clone(), false);
     let mut fields = vec![key_group_field(), Field::new("key", DataType::Binary, false)];
     if state.kind != StateKind::Value {

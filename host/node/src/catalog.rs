@@ -169,6 +169,7 @@ impl Catalog for Builtins {
                 let error = ConfigError::new(&[], fault.message);
                 fault.help.into_iter().fold(error, ConfigError::with_help)
             })?,
+            shared: Arc::new(HeapFactory),
         })
     }
 

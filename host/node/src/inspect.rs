@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use arrow::datatypes::Schema;
-use tidemill_model::component::{Descriptor, LogicKind, Port};
+use tidemill_model::component::{Descriptor, LogicKind, Port, StateScope};
 use tidemill_model::schema::type_name;
 
 use crate::catalog::Builtins;
@@ -52,14 +52,21 @@ fn show(text: &mut String, operator: &Descriptor) -> std::fmt::Result {
             format!(", dropped {} ms after the last {since}", ttl.ms)
         });
         let kept = state.type_text();
-        writeln!(text, "  state  {}: {kept} per key (version {}{codec}{ttl})", state.name, state.version)?;
+        let per = match state.scope {
+            StateScope::Key => "per key",
+            StateScope::Broadcast => "broadcast",
+            StateScope::Split => "per worker, split",
+            StateScope::Union => "per worker, union",
+        };
+        writeln!(text, "  state  {}: {kept} {per} (version {}{codec}{ttl})", state.name, state.version)?;
     }
     Ok(())
 }
 
 fn show_port(text: &mut String, what: &str, port: &Port) -> std::fmt::Result {
     let carry = if port.carry { "all columns of its input row, then " } else { "" };
-    writeln!(text, "  {what} {}: {carry}{}", port.name, columns(&port.schema))
+    let broadcast = if port.broadcast { " (broadcast)" } else { "" };
+    writeln!(text, "  {what} {}{broadcast}: {carry}{}", port.name, columns(&port.schema))
 }
 
 fn columns(schema: &Schema) -> String {

@@ -254,7 +254,7 @@ fn describe(manifest: &Manifest) -> String {
             let _ = writeln!(text, "  files of the state backend: {} bytes", count(native));
         }
         for state in &node.states {
-            let _ = writeln!(text, "  state {} {} version {}", state.name, state.data_type, state.version);
+            let _ = writeln!(text, "  state {} {} version {}", state.name, state.type_text(), state.version);
         }
     }
     text

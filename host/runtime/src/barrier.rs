@@ -4,7 +4,7 @@
 //! are opened. So whoever sees a row of a later tick can see the barrier too, and holds the row back until it has
 //! frozen what came before. With several processes no ticks are opened anywhere until the barrier is known everywhere
 //! (freeze, announce, thaw). There is one barrier at a time. A part that has ended says so, and what it still had to say
-//! (committables of a sink) goes into the next checkpoint.
+//! (committables of a sink) goes into the checkpoint of the barrier that it has not reached, never of one behind which it lies.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -46,6 +46,8 @@ struct State {
     /// Of the running parts those that the pending barrier waits for.
     waiting: BTreeSet<PartId>,
     parts: Vec<Part>,
+    /// From behind the pending barrier.
+    later: Vec<Part>,
     /// Whoever waits shall look again, without a part having changed.
     ended: bool,
 }
@@ -78,6 +80,7 @@ impl Barriers {
             running: parts.into_iter().collect(),
             waiting: BTreeSet::new(),
             parts: Vec::new(),
+            later: Vec::new(),
             ended: false,
         };
         Self { tick: AtomicU64::new(NONE), state: Mutex::new(state), changed: Condvar::new() }
@@ -150,10 +153,12 @@ impl Barriers {
 
     /// A part has ended: it holds nothing any more, but may have something to say.
     pub fn leave(&self, node: usize, worker: usize, last: Option<Part>) {
-        let mut state = self.lock();
+        let mut guard = self.lock();
+        let state = &mut *guard;
         state.running.remove(&(node, worker));
-        state.waiting.remove(&(node, worker));
-        state.parts.extend(last);
+        // While others are still on their way to the barrier, this part has passed it: what it has to say came after.
+        let is_behind = !state.waiting.remove(&(node, worker)) && state.pending.is_some();
+        if is_behind { &mut state.later } else { &mut state.parts }.extend(last);
         self.changed.notify_all();
     }
 
@@ -187,11 +192,68 @@ impl Barriers {
         }
         self.tick.store(NONE, Ordering::Release);
         state.pending = None;
-        Reached::All(std::mem::take(&mut state.parts))
+        let later = std::mem::take(&mut state.later);
+        Reached::All(std::mem::replace(&mut state.parts, later))
     }
 
     /// What parts said that have ended since the last barrier.
     pub fn take_last(&self) -> Vec<Part> {
-        std::mem::take(&mut self.lock().parts)
+        let mut state = self.lock();
+        let mut parts = std::mem::take(&mut state.parts);
+        parts.append(&mut state.later);
+        parts
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tidemill_model::sink::Committable;
+
+    use super::*;
+
+    fn committable(node: usize, name: &str) -> Part {
+        Part { node, worker: 0, content: Content::Committables(vec![Committable(name.as_bytes().to_vec())]) }
+    }
+
+    fn names(parts: &[Part]) -> Vec<String> {
+        let of = |part: &Part| match &part.content {
+            Content::Committables(list) => list.iter().map(|c| String::from_utf8_lossy(&c.0).into_owned()).collect(),
+            _ => Vec::new(),
+        };
+        parts.iter().flat_map(of).collect()
+    }
+
+    fn reached(barriers: &Barriers) -> Vec<String> {
+        match barriers.wait(Duration::ZERO) {
+            Reached::All(parts) => names(&parts),
+            Reached::Late(part) => panic!("{part:?} is late"),
+            Reached::Ended => panic!("ended"),
+        }
+    }
+
+    /// A sink that ends while another one is slow to prepare: what it says last came behind the barrier, and the operators above had
+    /// frozen their timers before those rows.
+    #[test]
+    fn what_a_part_says_last_belongs_to_the_barrier_it_has_not_passed() {
+        let barriers = Barriers::new([(0, 0), (1, 0)]);
+        barriers.announce(1, Form::Native);
+        barriers.deliver(committable(0, "up to the barrier"));
+        barriers.leave(0, 0, Some(committable(0, "behind it")));
+        barriers.deliver(committable(1, "slow"));
+        assert_eq!(reached(&barriers), ["up to the barrier", "slow"]);
+        assert_eq!(names(&barriers.take_last()), ["behind it"]);
+    }
+
+    #[test]
+    fn a_part_that_ends_instead_of_passing_is_not_waited_for() {
+        let barriers = Barriers::new([(0, 0), (1, 0), (2, 0)]);
+        barriers.leave(0, 0, Some(committable(0, "before")));
+        barriers.announce(1, Form::Native);
+        barriers.leave(1, 0, Some(committable(1, "all")));
+        barriers.deliver(committable(2, "some"));
+        barriers.leave(2, 0, Some(committable(2, "rest")));
+        assert_eq!(reached(&barriers), ["before", "all", "some"]);
+        barriers.announce(2, Form::Native);
+        assert_eq!(reached(&barriers), ["rest"]);
     }
 }

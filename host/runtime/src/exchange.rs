@@ -1,4 +1,4 @@
-//! Distributors: how batches on an edge find their worker.
+//! How batches on an edge find their worker.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -7,9 +7,12 @@ use tidemill_model::Fault;
 use tidemill_model::key::Partitioner;
 use timely::communication::Push;
 use timely::dataflow::channels::Message;
+use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::channels::pushers::exchange::Distributor;
+use timely::dataflow::operators::generic::operator::Operator as _;
 
-use crate::frame::Rows;
+use crate::frame::{Rows, RowsBuilder};
+use crate::worker::RowStream;
 
 /// Splits batches by key.
 pub struct ByKey {
@@ -45,4 +48,19 @@ impl Distributor<Rows> for RoundRobin {
         }
     }
     fn flush<T: Clone, P: Push<Message<T, Rows>>>(&mut self, _time: &T, _pushers: &mut [P]) {}
+}
+
+/// Each batch as often as there are workers, one behind the other: then [`RoundRobin`] gives each worker one. Timely counts what goes
+/// into an exchange and what comes out, so it is not the exchange that makes copies.
+pub fn copies(stream: RowStream<'_>, workers: usize) -> RowStream<'_> {
+    stream.unary::<RowsBuilder, _, _, _>(Pipeline, "broadcast", move |_cap, _info| {
+        move |input, output| {
+            input.for_each(|cap, rows| {
+                let mut session = output.session_with_builder(&cap);
+                for batch in rows.0.drain(..) {
+                    (0..workers).for_each(|_| session.give(batch.clone()));
+                }
+            });
+        }
+    })
 }

@@ -129,7 +129,7 @@ impl StartFrom {
 
 fn in_words(state: &StateManifest) -> String {
     let codec = if state.codec.is_empty() { String::new() } else { format!(" ({})", state.codec) };
-    format!("{}{codec}, version {}", state.data_type, state.version)
+    format!("{}{codec}, version {}", state.type_text(), state.version)
 }
 
 /// Name of the dead-letter sink in manifests.
@@ -200,6 +200,15 @@ impl Restore for OperatorState<'_> {
         let stored = self.parts.iter().flat_map(|part| &part.tables).filter(|t| t.name == table);
         let chunks: Result<Vec<Chunks>, Fault> =
             stored.map(|table| self.from.store.read_table(table, self.groups.clone())).collect();
+        Ok(Box::new(chunks?.into_iter().flatten()))
+    }
+
+    fn all_chunks(&self, table: &str) -> Result<Chunks, Fault> {
+        let mut parts: Vec<&&PartManifest> = self.parts.iter().collect();
+        parts.sort_by_key(|part| part.worker);
+        let stored = parts.into_iter().flat_map(|part| &part.tables).filter(|t| t.name == table);
+        let chunks: Result<Vec<Chunks>, Fault> =
+            stored.map(|table| self.from.store.read_table(table, 0..KEY_GROUPS)).collect();
         Ok(Box::new(chunks?.into_iter().flatten()))
     }
 

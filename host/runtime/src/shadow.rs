@@ -332,6 +332,10 @@ impl Restore for Frozen {
         }
     }
 
+    fn all_chunks(&self, table: &str) -> Result<Chunks, Fault> {
+        self.chunks(table)
+    }
+
     fn dropped(&self) -> &[String] {
         &self.dropped
     }

@@ -336,6 +336,24 @@ fn equal_keys_meet_on_one_worker() {
 }
 
 #[test]
+fn a_broadcast_brings_each_row_to_each_worker() {
+    let run = |workers: u64, start: &dyn Fn(Plan) -> JobHandle| {
+        // What was held for its time comes out: no row is expected that does not come.
+        let setup = Setup { exchange: Exchange::Broadcast, ..Setup::new(5_000, Behaviour::SortByTime) };
+        let (plan, seen, _) = setup.plan();
+        let summary = start(plan).wait().unwrap();
+        let mut rows = seen.rows.lock().unwrap().clone();
+        rows.sort_unstable();
+        let expected: Vec<i64> = (0..5_000).flat_map(|n| (0..workers).map(move |_| n)).collect();
+        assert_eq!(rows, expected, "{workers} workers");
+        assert_eq!((summary.rows_in, summary.ending), (5_000, Ending::Finished));
+    };
+    for workers in [1, 2, 5] {
+        run(workers, &|plan| start(plan, workers as usize).unwrap());
+    }
+}
+
+#[test]
 fn batch_ticks_make_time_independent_of_timing() {
     let run = || {
         let mut setup = Setup::new(50_000, Behaviour::SortByTime);

@@ -9,15 +9,19 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use arrow::array::{ArrayRef, AsArray, Int64Array};
+use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch};
 use arrow::datatypes::{DataType, Int64Type, SchemaRef};
 use tidemill_model::Fault;
 use tidemill_model::component::StateDescriptor;
 use tidemill_model::key::{groups_of, hash_i64, key_group, worker_of};
-use tidemill_model::snapshot::{Chunks, FileSet, Form, NativeFile, Restore};
+use tidemill_model::snapshot::{Chunks, FileSet, Form, NativeFile, Restore, Table};
 use tidemill_model::state::{StateBackend, StateBackendFactory, StateContext};
 use tidemill_model::time::Now;
 use tidemill_state::{HeapFactory, RocksFactory, RocksSettings};
+
+/// As in the program itself.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const BATCH: usize = 8192;
 
@@ -49,7 +53,7 @@ fn run(name: &str, factory: &dyn StateBackendFactory, keys: i64) -> Result<(), F
         println!("  CPU of the stall: {} ms", (cpu_ns()[0] - before) / 1_000_000);
         let Some(files) = snapshot.files else {
             println!("  snapshot: stall {stall:.1?}");
-            return Ok(());
+            return portable(factory, snapshot.tables, keys);
         };
         let files = files()?;
         println!("  snapshot: stall {stall:.1?}, whole {:.1?}, {}", start.elapsed(), summary(&files));
@@ -66,6 +70,21 @@ fn run(name: &str, factory: &dyn StateBackendFactory, keys: i64) -> Result<(), F
     }
     println!("  portable: stall {stall:.1?}, whole {:.1?}, {rows} rows", start.elapsed());
     Ok(())
+}
+
+/// Tables, and a new backend of them: CPU ns per key.
+fn portable(factory: &dyn StateBackendFactory, tables: Vec<Table>, keys: i64) -> Result<(), Fault> {
+    let before = cpu_ns()[0];
+    let stored: Vec<(String, SchemaRef, Vec<RecordBatch>)> = tables
+        .into_iter()
+        .map(|table| Ok((table.name, table.schema, table.chunks.collect::<Result<_, Fault>>()?)))
+        .collect::<Result<_, Fault>>()?;
+    let written = cpu_ns()[0];
+    let mut backend = open(factory, 0, 1)?;
+    backend.restore(&Stored(stored))?;
+    let per_key = |ns: u64| ns / keys as u64;
+    println!("  tables {} ns, restored {} ns", per_key(written - before), per_key(cpu_ns()[0] - written));
+    read(backend.as_mut(), (0..keys).step_by((keys as usize / BATCH).max(1)))
 }
 
 /// The same range of groups, then a half of it, then both halves to one.
@@ -175,12 +194,44 @@ impl Restore for Written {
     fn chunks(&self, table: &str) -> Result<Chunks, Fault> {
         Err(Fault::internal(format!("there is no table `{table}`")))
     }
+    fn all_chunks(&self, table: &str) -> Result<Chunks, Fault> {
+        self.chunks(table)
+    }
     fn files(&self) -> Result<Vec<FileSet>, Fault> {
         let set = |part: &Arc<Part>| FileSet {
             groups: part.groups.clone(),
             files: part.files.iter().map(|file| (file.name.clone(), file.path.clone())).collect(),
         };
         Ok(self.parts.iter().map(set).collect())
+    }
+}
+
+struct Stored(Vec<(String, SchemaRef, Vec<RecordBatch>)>);
+
+impl Restore for Stored {
+    fn groups(&self) -> Range<u32> {
+        0..1024
+    }
+    fn now(&self) -> Now {
+        Now::START
+    }
+    fn rows(&self, table: &str) -> u64 {
+        self.0
+            .iter()
+            .filter(|(name, ..)| name == table)
+            .flat_map(|(.., chunks)| chunks)
+            .map(|c| c.num_rows() as u64)
+            .sum()
+    }
+    fn tables(&self) -> Vec<(String, SchemaRef)> {
+        self.0.iter().map(|(name, schema, _)| (name.clone(), schema.clone())).collect()
+    }
+    fn chunks(&self, table: &str) -> Result<Chunks, Fault> {
+        let chunks = self.0.iter().find(|(name, ..)| name == table).map(|(.., chunks)| chunks.clone());
+        Ok(Box::new(chunks.unwrap_or_default().into_iter().map(Ok)))
+    }
+    fn files(&self) -> Result<Vec<FileSet>, Fault> {
+        Ok(Vec::new())
     }
 }
 

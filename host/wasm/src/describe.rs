@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field};
 
-use tidemill_model::component::{Descriptor, LogicKind, Port, StateDescriptor, StateKind, Ttl};
+use tidemill_model::component::{Descriptor, LogicKind, Port, StateDescriptor, StateKind, StateScope, Ttl};
 use tidemill_model::schema::type_name;
 
 use crate::abi::effects::cut;
@@ -55,7 +55,7 @@ fn descriptor(said: wit::Descriptor) -> Result<Descriptor, String> {
     if kind != LogicKind::Keyed && !said.states.is_empty() {
         return Err(format!("it has states, which only kind `keyed` can have, not `{}`", said.kind));
     }
-    Ok(Descriptor {
+    let described = Descriptor {
         name: said.name,
         doc: cut(said.doc.lines().next().unwrap_or_default().to_owned()),
         kind,
@@ -65,7 +65,28 @@ fn descriptor(said: wit::Descriptor) -> Result<Descriptor, String> {
         reads_time: said.reads_time,
         reads_keys: said.reads_keys,
         changes: said.changes,
-    })
+    };
+    check_broadcast(&described)?;
+    Ok(described)
+}
+
+/// Whether what is said of broadcast inputs and states goes together.
+fn check_broadcast(described: &Descriptor) -> Result<(), String> {
+    let mut broadcast = described.inputs.iter().filter(|port| port.broadcast);
+    let Some(first) = broadcast.next() else {
+        let state = described.states.iter().find(|state| state.scope == StateScope::Broadcast);
+        return state.map_or(Ok(()), |state| {
+            Err(format!("state `{}` is broadcast, but no input is: nothing could ever change it", state.name))
+        });
+    };
+    if described.kind != LogicKind::Keyed {
+        let name = &first.name;
+        return Err(format!("input `{name}` is broadcast, which only kind `keyed` can have: others remember nothing"));
+    }
+    if described.needs_key() && described.inputs.iter().all(|port| port.broadcast) {
+        return Err("all its inputs are broadcast, so there is no key, which it needs".to_owned());
+    }
+    Ok(())
 }
 
 fn ports(what: &str, said: Vec<wit::Port>) -> Result<Vec<Port>, String> {
@@ -80,8 +101,11 @@ fn port(what: &str, said: wit::Port) -> Result<Port, String> {
     if what == "input" && said.carry {
         return Err(format!("input `{}` says `carry`, which is for outputs", said.name));
     }
+    if what == "output" && said.broadcast {
+        return Err(format!("output `{}` says `broadcast`, which is for inputs", said.name));
+    }
     let schema = schema(&said.fields).map_err(|wrong| format!("{what} `{}`: {wrong}", said.name))?;
-    Ok(Port { name: said.name, schema: Arc::new(schema), carry: said.carry })
+    Ok(Port { name: said.name, schema: Arc::new(schema), carry: said.carry, broadcast: said.broadcast })
 }
 
 fn states(said: Vec<wit::StateDescriptor>) -> Result<Vec<StateDescriptor>, String> {
@@ -106,7 +130,24 @@ fn state(said: wit::StateDescriptor) -> Result<StateDescriptor, String> {
     // Null is "no value", so every state is nullable, whatever the component says.
     let field = Field::new(value.field(0).name(), ty.clone(), true);
     let (kind, codec) = (state_kind(&said.kind, &said.entry_key).map_err(wrong)?, cut(said.codec));
-    Ok(StateDescriptor { name: said.name, kind, field, codec, version: said.version, ttl })
+    let scope = state_scope(&said.scope, &kind, ttl.is_some()).map_err(wrong)?;
+    Ok(StateDescriptor { name: said.name, scope, kind, field, codec, version: said.version, ttl })
+}
+
+fn state_scope(said: &str, kind: &StateKind, has_ttl: bool) -> Result<StateScope, String> {
+    let Some(scope) = StateScope::of_name(said) else {
+        let shown = cut(said.to_owned());
+        return Err(format!(
+            "scope `{shown}` is unknown to this host; it knows `key`, `broadcast`, `split` and `union`"
+        ));
+    };
+    if matches!(scope, StateScope::Split | StateScope::Union) && *kind != StateKind::List {
+        return Err(format!("its scope is `{said}`, which only a list can have: its values are dealt to the workers"));
+    }
+    if scope != StateScope::Key && has_ttl {
+        return Err(format!("its scope is `{said}`, but only states of keys have a time to live"));
+    }
+    Ok(scope)
 }
 
 fn state_kind(kind: &str, entry_key: &[FieldResult]) -> Result<StateKind, String> {
@@ -152,12 +193,13 @@ mod tests {
     }
 
     fn port(name: &str) -> wit::Port {
-        wit::Port { name: name.into(), fields: vec![field("int64")], carry: false }
+        wit::Port { name: name.into(), fields: vec![field("int64")], carry: false, broadcast: false }
     }
 
     fn state(name: &str, ty: &str) -> wit::StateDescriptor {
         wit::StateDescriptor {
             name: name.into(),
+            scope: "key".into(),
             kind: "value".into(),
             entry_key: vec![],
             value: field(ty),
@@ -220,6 +262,28 @@ mod tests {
                 "state `s`: an entry key is fixed-width, utf8 or binary, not list(int8)",
             ),
             (|d| d.states[0].ttl_on_read = true, "state `s`: it says `ttl-on-read`, but has no time to live"),
+            (
+                |d| d.states[0].scope = "worker".into(),
+                "state `s`: scope `worker` is unknown to this host; it knows `key`, `broadcast`, `split` and `union`",
+            ),
+            (
+                |d| d.states[0].scope = "broadcast".into(),
+                "state `s` is broadcast, but no input is: nothing could ever change it",
+            ),
+            (
+                |d| d.states[0].scope = "union".into(),
+                "state `s`: its scope is `union`, which only a list can have: its values are dealt to the workers",
+            ),
+            (
+                |d| (d.states[0].scope, d.states[0].ttl) = ("broadcast".into(), 1),
+                "state `s`: its scope is `broadcast`, but only states of keys have a time to live",
+            ),
+            (|d| d.outputs[0].broadcast = true, "output `out` says `broadcast`, which is for inputs"),
+            (|d| d.inputs[0].broadcast = true, "all its inputs are broadcast, so there is no key, which it needs"),
+            (
+                |d| (d.kind, d.states, d.inputs[0].broadcast) = ("map".into(), vec![], true),
+                "input `in` is broadcast, which only kind `keyed` can have: others remember nothing",
+            ),
             (|d| d.kind = "map".into(), "it has states, which only kind `keyed` can have, not `map`"),
             (
                 |d| (d.kind, d.states) = ("filter".into(), vec![]),

@@ -191,9 +191,17 @@ impl GuestLogic {
         Err(host(format!("called as {kind:?}, but it is {:?}", self.descriptor.kind)))
     }
 
-    fn effects(&mut self, rows: usize, keys: usize, said: keyed::Effects) -> Result<Effects, LogicError> {
+    /// `input`: where rows have come in, if it was not timers.
+    fn effects(
+        &mut self,
+        input: Option<usize>,
+        rows: usize,
+        keys: usize,
+        said: keyed::Effects,
+    ) -> Result<Effects, LogicError> {
         let descriptor = self.descriptor.clone();
-        let call = Call { descriptor: &descriptor, rows, keys };
+        let broadcast = input.and_then(|input| descriptor.inputs.get(input)).is_some_and(|port| port.broadcast);
+        let call = Call { descriptor: &descriptor, rows, keys, broadcast };
         let check = || {
             Ok(Effects {
                 outputs: call.outputs(said.outputs)?,
@@ -241,7 +249,7 @@ impl Logic for GuestLogic {
             timers: vec![],
             errors: said.errors,
         };
-        self.effects(input.rows.num_rows(), 0, said)
+        self.effects(Some(input.input), input.rows.num_rows(), 0, said)
     }
 
     fn keep(&mut self, input: &RowsIn) -> Result<(BooleanArray, Vec<RowError>), LogicError> {
@@ -252,7 +260,7 @@ impl Logic for GuestLogic {
             exports.stateless()?.call_keep(store, port, input::batch(input, &columns), input::now(input.now))
         })?;
         let descriptor = self.descriptor.clone();
-        let call = Call { descriptor: &descriptor, rows: input.rows.num_rows(), keys: 0 };
+        let call = Call { descriptor: &descriptor, rows: input.rows.num_rows(), keys: 0, broadcast: false };
         let check = || {
             let errors = call.errors(kept.errors)?;
             Ok((call.kept(kept.bitmap, &errors)?, errors))
@@ -276,7 +284,7 @@ impl Logic for GuestLogic {
             };
             exports.keyed()?.call_process(store, batch)
         })?;
-        self.effects(rows.rows.num_rows(), input.key_count, said)
+        self.effects(Some(rows.input), rows.rows.num_rows(), input.key_count, said)
     }
 
     fn on_timers(&mut self, due: &TimersIn, reads: &mut dyn EntryReads) -> Result<Effects, LogicError> {
@@ -296,7 +304,7 @@ impl Logic for GuestLogic {
             };
             exports.keyed()?.call_on_timers(store, timers)
         })?;
-        self.effects(due.times.len(), due.key_count, said)
+        self.effects(None, due.times.len(), due.key_count, said)
     }
 
     fn migrate_state(&mut self, name: &str, from: u32, values: &ArrayRef) -> Result<ArrayRef, LogicError> {

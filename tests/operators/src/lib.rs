@@ -6,6 +6,7 @@ mod entries;
 mod fussy;
 mod keyed;
 mod lives;
+mod shared;
 mod stateless;
 mod timers;
 mod types;
@@ -14,6 +15,7 @@ pub use entries::{Baskets, Digits, Vocabulary};
 pub use fussy::{Fussy, FussyCount, FussyFilter};
 pub use keyed::{Count, Patience, Profile, Tickets};
 pub use lives::{Lately, LatelyListed};
+pub use shared::{Alarms, Depots, Known};
 pub use stateless::{Even, Merge, Route, Square, Stamp, Words};
 pub use timers::{Scripted, Sessions, Totals};
 pub use types::Echo;
@@ -40,5 +42,8 @@ tidemill_sdk::export!(
     Baskets,
     Vocabulary,
     Digits,
+    Alarms,
+    Depots,
+    Known,
     Echo,
 );

@@ -14,7 +14,7 @@ use arrow::array::{ArrayRef, BooleanArray, RecordBatch};
 use arrow::buffer::{BooleanBuffer, Buffer, ScalarBuffer};
 use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
 use tidemill_model::Fault;
-use tidemill_model::component::{Descriptor, LogicKind, Port, StateDescriptor, StateKind, Ttl};
+use tidemill_model::component::{Descriptor, LogicKind, Port, StateDescriptor, StateKind, StateScope, Ttl};
 use tidemill_model::entries::{EntryReads, EntryUpdate};
 use tidemill_model::logic::{
     Effects, KeyedIn, Logic, LogicError, LogicFactory, OpenContext, RowError, RowsIn, RowsOut, StateUpdate, TimeDomain,
@@ -207,7 +207,8 @@ impl Native {
     }
 
     fn update(&self, update: sdk::StateUpdate, keys: usize) -> Result<StateUpdate, LogicError> {
-        let field = &self.descriptor.states[update.state as usize].field;
+        let StateDescriptor { field, scope, .. } = &self.descriptor.states[update.state as usize];
+        let keys = if *scope == StateScope::Key { keys } else { 1 };
         let indices = optional(update.key_index);
         // Without indices there is a value for each key.
         let rows = indices.as_ref().map_or(keys, |indices: &ScalarBuffer<u32>| indices.len());
@@ -247,6 +248,7 @@ fn timer_changes(changes: sdk::TimerChanges) -> impl Iterator<Item = TimerChange
 fn descriptor(d: &sdk::Descriptor) -> Descriptor {
     let state = |s: &sdk::StateDescriptor| StateDescriptor {
         name: s.name.clone(),
+        scope: StateScope::of_name(s.scope).expect("the SDK names scopes as the host does"),
         field: field(&s.value),
         kind: match s.kind {
             "list" => StateKind::List,
@@ -281,7 +283,7 @@ fn port(p: &sdk::Port) -> Port {
         fields.push(nested(first, &mut flat));
     }
     let schema: SchemaRef = Arc::new(Schema::new(fields));
-    Port { name: p.name.clone(), schema, carry: p.carry }
+    Port { name: p.name.clone(), schema, carry: p.carry, broadcast: p.broadcast }
 }
 
 /// A field with its children, which follow it in pre-order.

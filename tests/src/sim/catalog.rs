@@ -130,6 +130,7 @@ impl Catalog for Parts<'_> {
             config: node.config,
             on_error: node.on_error,
             state: self.state.clone(),
+            shared: Arc::new(HeapFactory),
         })
     }
 

@@ -128,6 +128,25 @@ const FRAGMENTS: &[Fragment] = &[
         keyed: &[],
     },
     Fragment {
+        name: "rules for all workers",
+        sources: &["rows", "rules"],
+        operators: "
+  readings: { input: rows, select: [k as sensor, cast(g % 3 as varchar) as kind, t as at, n as value] }
+  limits: { input: rules, select: [cast(g % 3 as varchar) as kind, t as at, abs(n) as value] }
+  alarms: { inputs: { readings: readings, rules: limits }, key: { readings: [sensor] }, component: cases, operator: alarms }",
+        sinks: &[("alarms_out", "alarms")],
+        keyed: &[],
+    },
+    Fragment {
+        name: "what all workers have seen",
+        sources: &["rows"],
+        operators: "
+  pages: { input: rows, select: [k as user, g as page] }
+  known: { input: pages, key: [user], component: cases, operator: known }",
+        sinks: &[("known_out", "known")],
+        keyed: &[],
+    },
+    Fragment {
         name: "late rows",
         sources: &["tardy"],
         operators:
@@ -219,6 +238,9 @@ fn scripts(chance: &mut Chance, chosen: &[&Fragment]) -> Vec<(&'static str, Arc<
     }
     if reads("tardy") {
         sources.push(("tardy", Script::late(chance, rows, keys)));
+    }
+    if reads("rules") {
+        sources.push(("rules", Script::draw(chance, 1 + rows / 4, keys)));
     }
     if reads("orders") {
         let (mut orders, mut paid) = (Script::draw(chance, rows, keys), Script::draw(chance, rows, keys));

@@ -182,11 +182,13 @@ pub struct Port {
     pub name: String,
     pub fields: Vec<Field>,
     pub carry: bool,
+    pub broadcast: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StateDescriptor {
     pub name: String,
+    pub scope: &'static str,
     pub kind: &'static str,
     pub entry_key: Vec<Field>,
     pub value: Field,

@@ -6,7 +6,7 @@ use super::{open_error, row_failed};
 use crate::config::Config;
 use crate::context::{Context, times_of};
 use crate::error::{Result as RowResult, contract};
-use crate::native::{Column, DueTimers, Effects, Field, Instance, KeyedBatch, OpError, RowError};
+use crate::native::{Column, DueTimers, Effects, Field, Instance, KeyedBatch, OpError, RowError, StateDescriptor};
 use crate::operator::{KeyedOperator, Timer};
 use crate::row::{Ports, Row, row_reader};
 use crate::types::words;
@@ -15,7 +15,8 @@ pub fn open_keyed<O: KeyedOperator>(config: &Config<'_>) -> Result<Box<dyn Insta
     check_key(&<O::Key<'_> as Row>::fields(), &config.context().key_fields)?;
     let mut operator = O::create();
     operator.open(config).map_err(open_error)?;
-    Ok(Box::new(Keyed { operator, ctx: Context::new(), prefetches: true }))
+    let broadcast = <O::In<'_> as Ports>::ports("in").iter().map(|port| port.broadcast).collect();
+    Ok(Box::new(Keyed { operator, ctx: Context::new(), states: O::states(), broadcast, prefetches: true }))
 }
 
 /// A declared key must be the pipeline's.
@@ -37,6 +38,9 @@ fn check_key(declared: &[Field], given: &[Field]) -> Result<(), OpError> {
 struct Keyed<O> {
     operator: O,
     ctx: Context<O>,
+    states: Vec<StateDescriptor>,
+    /// By input.
+    broadcast: Vec<bool>,
     /// As far as is known, the operator says what it will read.
     prefetches: bool,
 }
@@ -48,6 +52,15 @@ thread_local! {
 /// Said by operators that say nothing else.
 pub fn nothing_to_prefetch() {
     NOTHING_TO_PREFETCH.set(true);
+}
+
+/// What a call is about.
+#[derive(Clone, Copy)]
+struct About {
+    rows: u32,
+    keys: u32,
+    /// Rows of a broadcast input.
+    broadcast: bool,
 }
 
 impl<O: KeyedOperator> Keyed<O> {
@@ -92,13 +105,39 @@ impl<O: KeyedOperator> Keyed<O> {
         self.operator.fetch()
     }
 
-    fn effects(&mut self, rows: u32, times: &[[u8; 8]], errors: Vec<RowError>) -> Result<Effects, OpError> {
+    fn effects(&mut self, about: About, times: &[[u8; 8]], errors: Vec<RowError>) -> Result<Effects, OpError> {
         let mut effects = Effects { errors, ..Effects::default() };
         self.operator.updates(&mut effects);
         self.operator.flush_metrics();
-        effects.outputs = self.ctx.finish_outputs(rows, times)?;
+        effects.outputs = self.ctx.finish_outputs(about.rows, times)?;
         effects.timers = self.ctx.finish_timers();
+        self.check(&effects, about)?;
         Ok(effects)
+    }
+
+    /// Whether the operator has changed only what such a call may change.
+    fn check(&self, effects: &Effects, about: About) -> Result<(), OpError> {
+        let (updates, entries) = (effects.updates.iter().map(|u| u.state), effects.entries.iter().map(|e| e.state));
+        for state in updates.chain(entries) {
+            let StateDescriptor { name, scope, .. } = &self.states[usize::from(state)];
+            match *scope {
+                "key" if about.keys == 0 => {
+                    return Err(OpError::Fatal(format!(
+                        "state `{name}` belongs to a key, and rows of a broadcast input have none"
+                    )));
+                }
+                "broadcast" if !about.broadcast => {
+                    return Err(OpError::Fatal(format!(
+                        "state `{name}` is broadcast: only rows of a broadcast input may change it, since every worker gets them"
+                    )));
+                }
+                _ => {}
+            }
+        }
+        match effects.timers.is_empty() || about.keys > 0 {
+            true => Ok(()),
+            false => Err(OpError::Fatal("a timer belongs to a key, and rows of a broadcast input have none".into())),
+        }
     }
 }
 
@@ -106,7 +145,16 @@ impl<O: KeyedOperator> Instance for Keyed<O> {
     fn process_keyed(&mut self, batch: KeyedBatch<'_>) -> Result<Effects, OpError> {
         let rows = batch.rows.rows as usize;
         let reader = <O::In<'_> as Ports>::reader(batch.input, &batch.rows.columns, rows)?;
-        let keys = key_index(batch.key_index, rows, batch.keys.count)?;
+        let nobody;
+        let keys = match batch.keys.count {
+            0 => {
+                nobody = vec![[0; 4]; rows];
+                &nobody[..]
+            }
+            count => key_index(batch.key_index, rows, count)?,
+        };
+        let broadcast = self.broadcast.get(usize::from(batch.input)) == Some(&true);
+        let about = About { rows: batch.rows.rows, keys: batch.keys.count, broadcast };
         let times = times_of(&batch.rows)?;
         let kinds = batch.rows.kinds;
         self.operator.load(batch.keys.states, batch.keys.count as usize)?;
@@ -121,7 +169,7 @@ impl<O: KeyedOperator> Instance for Keyed<O> {
             }
             operator.process(Ports::read(&reader, row), ctx)
         })?;
-        self.effects(batch.rows.rows, times, errors)
+        self.effects(about, times, errors)
     }
 
     fn on_timers(&mut self, due: DueTimers<'_>) -> Result<Effects, OpError> {
@@ -139,7 +187,8 @@ impl<O: KeyedOperator> Instance for Keyed<O> {
             let timer = Timer { key: <O::Key<'_> as Row>::read_row(&key_reader, key), time, domain: due.domain };
             operator.on_timer(timer, ctx)
         })?;
-        self.effects(times.len() as u32, times, errors)
+        let about = About { rows: times.len() as u32, keys: due.keys.count, broadcast: false };
+        self.effects(about, times, errors)
     }
 
     fn migrate_state(&mut self, name: &str, from: u32, values: Column) -> Result<Column, OpError> {

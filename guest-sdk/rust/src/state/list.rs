@@ -7,7 +7,7 @@ use std::marker::PhantomData;
 
 use super::cells;
 use super::codec::{StateValue, shape};
-use super::value::Value;
+use super::value::{Value, no_key};
 use crate::error::Result as RowResult;
 use crate::native::{self, Column, Effects, EntryUpdate, Field, OpError, StateDescriptor};
 use crate::types::{bit, bitmap};
@@ -26,6 +26,8 @@ pub struct ListState<T> {
     /// Keys of which something is known.
     touched: RefCell<Vec<usize>>,
     key: usize,
+    /// The rows of the call have no key.
+    nobodys: bool,
     undo: Vec<Undo>,
     fault: Cell<Option<String>>,
     value: PhantomData<fn() -> T>,
@@ -71,6 +73,7 @@ impl<T: StateValue> ListState<T> {
 
     /// Whether the key has no values. Reads nothing.
     pub fn is_empty(&self) -> bool {
+        self.check_key();
         let own = &self.known.borrow()[self.key];
         own.added.is_empty() && (own.cleared || !bit(&self.present, self.key))
     }
@@ -100,6 +103,13 @@ impl<T: StateValue> ListState<T> {
         }
     }
 
+    /// Rows without a key have no business here.
+    fn check_key(&self) {
+        if self.nobodys {
+            no_key(self.name);
+        }
+    }
+
     #[cold]
     fn fail(&self, fault: String) {
         self.fault.set(Some(fault));
@@ -107,6 +117,7 @@ impl<T: StateValue> ListState<T> {
 
     /// Something is about to be known of the key.
     fn touch(&self) {
+        self.check_key();
         let own = &mut self.known.borrow_mut()[self.key];
         if !std::mem::replace(&mut own.touched, true) {
             self.touched.borrow_mut().push(self.key);
@@ -115,6 +126,7 @@ impl<T: StateValue> ListState<T> {
 
     /// Reads what the host has, once.
     fn read(&self) {
+        self.check_key();
         let asks_host = |own: &Known| !own.cleared && own.stored.is_none() && bit(&self.present, self.key);
         if !asks_host(&self.known.borrow()[self.key]) {
             return;
@@ -150,19 +162,22 @@ impl<T: StateValue> ListState<T> {
 impl<T: StateValue> ListState<T> {
     pub fn create(name: &'static str, state: u16) -> Self {
         let (present, known, touched, undo, fault) = Default::default();
-        Self { name, state, present, known, touched, key: 0, undo, fault, value: PhantomData }
+        Self { name, state, present, known, touched, key: 0, nobodys: false, undo, fault, value: PhantomData }
     }
 
     pub fn describe(name: &str, version: u32, (ttl, ttl_on_read): (u64, bool)) -> StateDescriptor {
         let shape = shape::<T>();
         let value = Field { name: name.to_owned(), type_name: shape.type_name.into(), nullable: true, children: 0 };
         let (kind, entry_key, codec) = ("list", Vec::new(), shape.codec.into());
-        StateDescriptor { name: name.to_owned(), kind, entry_key, value, codec, version, ttl, ttl_on_read }
+        let (name, scope) = (name.to_owned(), "key");
+        StateDescriptor { name, scope, kind, entry_key, value, codec, version, ttl, ttl_on_read }
     }
 
     pub fn load(&mut self, column: Column, keys: usize) -> Result<(), OpError> {
         bitmap(&column.data, keys)?;
-        self.present = column.data;
+        self.nobodys = keys == 0;
+        let keys = keys.max(1);
+        self.present = if self.nobodys { vec![0] } else { column.data };
         let known = self.known.get_mut();
         self.touched.get_mut().drain(..).for_each(|key| known[key] = Known::default());
         if known.len() < keys {

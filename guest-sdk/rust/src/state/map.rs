@@ -10,7 +10,7 @@ use std::marker::PhantomData;
 use super::cells;
 use super::codec::{StateValue, shape};
 use super::key::{StateKey, field};
-use super::value::Value;
+use super::value::{Value, no_key};
 use crate::error::Result as RowResult;
 use crate::native::{self, Column, Effects, EntryUpdate, Field, OpError, StateDescriptor};
 use crate::types::{bit, bitmap};
@@ -39,6 +39,8 @@ pub struct MapState<K, V> {
     /// What is to be read together; none: it is too late for that.
     wanted: RefCell<Option<Wanted>>,
     key: usize,
+    /// The rows of the call have no key.
+    nobodys: bool,
     /// What the row in progress has changed, in order.
     undo: Vec<Undo>,
     fault: Cell<Option<String>>,
@@ -117,6 +119,7 @@ impl<K: StateKey, V: StateValue> MapState<K, V> {
 
     /// Whether the key has no entries.
     pub fn is_empty(&self) -> bool {
+        self.check_key();
         let known = self.known.borrow();
         let own = &known[self.key];
         if own.entries.values().any(|entry| entry.value.is_some()) {
@@ -160,6 +163,13 @@ impl<K: StateKey, V: StateValue> MapState<K, V> {
         }
     }
 
+    /// Rows without a key have no business here.
+    fn check_key(&self) {
+        if self.nobodys {
+            no_key(self.name);
+        }
+    }
+
     #[cold]
     fn fail(&self, fault: String) {
         self.fault.set(Some(fault));
@@ -171,6 +181,7 @@ impl<K: StateKey, V: StateValue> MapState<K, V> {
 
     /// Something is about to be known of the key.
     fn touch(&self) {
+        self.check_key();
         let own = &mut self.known.borrow_mut()[self.key];
         if !std::mem::replace(&mut own.touched, true) {
             self.touched.borrow_mut().push(self.key);
@@ -178,6 +189,7 @@ impl<K: StateKey, V: StateValue> MapState<K, V> {
     }
 
     fn find(&self, key: Vec<u8>) -> Option<Vec<u8>> {
+        self.check_key();
         let known = self.known.borrow();
         let own = &known[self.key];
         if let Some(entry) = own.entries.get(&key) {
@@ -216,6 +228,7 @@ impl<K: StateKey, V: StateValue> MapState<K, V> {
 
     /// What the host has, and what the call has made of it.
     fn all(&self) -> Pairs {
+        self.check_key();
         let known = self.known.borrow();
         let own = &known[self.key];
         let mut all = BTreeMap::new();
@@ -256,19 +269,22 @@ impl<K: StateKey, V: StateValue> MapState<K, V> {
 impl<K: StateKey, V: StateValue> MapState<K, V> {
     pub fn create(name: &'static str, state: u16) -> Self {
         let (present, known, touched, wanted, undo, fault) = Default::default();
-        Self { name, state, present, known, touched, wanted, key: 0, undo, fault, types: PhantomData }
+        Self { name, state, present, known, touched, wanted, key: 0, nobodys: false, undo, fault, types: PhantomData }
     }
 
     pub fn describe(name: &str, version: u32, (ttl, ttl_on_read): (u64, bool)) -> StateDescriptor {
         let shape = shape::<V>();
         let value = Field { name: name.to_owned(), type_name: shape.type_name.into(), nullable: true, children: 0 };
         let (kind, entry_key, codec) = ("map", vec![field::<K>()], shape.codec.into());
-        StateDescriptor { name: name.to_owned(), kind, entry_key, value, codec, version, ttl, ttl_on_read }
+        let (name, scope) = (name.to_owned(), "key");
+        StateDescriptor { name, scope, kind, entry_key, value, codec, version, ttl, ttl_on_read }
     }
 
     pub fn load(&mut self, column: Column, keys: usize) -> Result<(), OpError> {
         bitmap(&column.data, keys)?;
-        self.present = column.data;
+        self.nobodys = keys == 0;
+        let keys = keys.max(1);
+        self.present = if self.nobodys { vec![0] } else { column.data };
         let known = self.known.get_mut();
         self.touched.get_mut().drain(..).for_each(|key| known[key] = Known::default());
         if known.len() < keys {

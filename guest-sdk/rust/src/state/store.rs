@@ -56,7 +56,22 @@ impl Store {
         self.dirty.clear();
         self.dirty.resize(keys, 0);
         self.dirty_keys = 0;
+        if keys == 0 {
+            self.load_nobody();
+        }
         Ok(())
+    }
+
+    /// The rows of the call have no key: whoever asks nevertheless finds no value, and what he writes leads to an error.
+    fn load_nobody(&mut self) {
+        (self.validity, self.data, self.dirty) = (vec![0], vec![0; size_of::<u64>()], vec![0]);
+        self.spans = vec![(0, 0)];
+    }
+
+    /// Whether the rows of the call have no key.
+    #[inline(always)]
+    pub fn is_nobodys(&self) -> bool {
+        self.keys == 0
     }
 
     fn load_spans(&mut self, column: &Column, keys: usize) -> Result<(), OpError> {

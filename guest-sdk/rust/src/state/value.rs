@@ -8,7 +8,7 @@ use super::store::{Store, Undo};
 use crate::error::Result as RowResult;
 use crate::native::{Column, Effects, Field, OpError, StateDescriptor};
 
-/// One value per key, kept and checkpointed by the host.
+/// One value per key, kept and checkpointed by the host; with `#[state(broadcast)]` one for all.
 ///
 /// A field `orders: Value<i64>` is the state `orders`. `bool`, numbers, `String` and `Vec<u8>` cross as columns of
 /// their type; any other owned serde type as postcard. `#[state(...)]` on the field sets `name`, `version`,
@@ -29,7 +29,7 @@ impl<T: StateValue> Value<T> {
     /// The key's value, if it has one.
     #[inline(always)]
     pub fn get(&self) -> Option<T> {
-        if !self.store.is_valid(self.key) {
+        if !self.is_set() {
             return None;
         }
         match shape::<T>().layout {
@@ -49,8 +49,13 @@ impl<T: StateValue> Value<T> {
     }
 
     /// Whether the key has a value.
+    #[inline(always)]
     pub fn is_set(&self) -> bool {
-        self.store.is_valid(self.key)
+        let is_set = self.store.is_valid(self.key);
+        if !is_set && self.store.is_nobodys() {
+            no_key(self.name);
+        }
+        is_set
     }
 
     #[inline(always)]
@@ -103,7 +108,7 @@ impl<T: StateValue> Value<T> {
 impl Value<String> {
     /// The key's text, without copying it.
     pub fn get_str(&self) -> Option<&str> {
-        if !self.store.is_valid(self.key) {
+        if !self.is_set() {
             return None;
         }
         std::str::from_utf8(self.store.bytes(self.key)).ok()
@@ -123,7 +128,8 @@ impl<T: StateValue> Value<T> {
         let shape = shape::<T>();
         let value = Field { name: name.to_owned(), type_name: shape.type_name.into(), nullable: true, children: 0 };
         let (kind, entry_key, codec) = ("value", Vec::new(), shape.codec.into());
-        StateDescriptor { name: name.to_owned(), kind, entry_key, value, codec, version, ttl, ttl_on_read }
+        let (name, scope) = (name.to_owned(), "key");
+        StateDescriptor { name, scope, kind, entry_key, value, codec, version, ttl, ttl_on_read }
     }
 
     pub fn load(&mut self, column: Column, keys: usize) -> Result<(), OpError> {
@@ -163,6 +169,12 @@ impl<T: StateValue> Value<T> {
     ) -> Result<Column, OpError> {
         migrate_column(name, migrate, values)
     }
+}
+
+/// Somebody has asked for the state of a key where there is none: a mistake in the operator.
+#[cold]
+pub(super) fn no_key(state: &str) -> ! {
+    panic!("state `{state}` belongs to a key, and rows of a broadcast input have none");
 }
 
 /// Turns a column of old values into one of new values, one for each; nulls stay null.

@@ -121,6 +121,13 @@ macro_rules! single_keys {
 }
 single_keys!(bool, i8, i16, i32, i64, u8, u16, u32, u64, &str, String);
 
+/// No key: for broadcast and operator state.
+impl IntoKey for () {
+    fn into_key(self) -> Vec<Cell> {
+        Vec::new()
+    }
+}
+
 impl IntoKey for Vec<Cell> {
     fn into_key(self) -> Vec<Cell> {
         self

@@ -98,7 +98,7 @@ impl<O: Operator> TestDriver<O> {
         self
     }
 
-    /// The columns that the pipeline keys by, as in `key: [customer]`. Each input must have them.
+    /// The columns that the pipeline keys by, as in `key: [customer]`. Each input must have them that is not broadcast.
     pub fn key<S: Into<String>>(mut self, columns: impl IntoIterator<Item = S>) -> Self {
         self.key = columns.into_iter().map(Into::into).collect();
         self
@@ -106,11 +106,13 @@ impl<O: Operator> TestDriver<O> {
 
     /// Opens the operator. Wrong settings are returned as the user would see them.
     pub fn open(mut self) -> Result<Self, OpError> {
-        if O::KIND == Kind::Keyed && self.key.is_empty() {
+        let Descriptor { states, reads_keys, .. } = &self.descriptor;
+        let needs_key = *reads_keys || states.is_empty() || states.iter().any(|state| state.scope == "key");
+        if O::KIND == Kind::Keyed && needs_key && self.key.is_empty() {
             return Err(OpError::Config("a keyed operator needs a key: call key([\"column\"]) before open()".into()));
         }
         let mut key_fields = Vec::new();
-        for port in &self.descriptor.inputs {
+        for port in self.descriptor.inputs.iter().filter(|port| !port.broadcast) {
             let found = self.key.iter().map(|column| port.fields.iter().find(|f| f.name == *column).cloned());
             let Some(fields) = found.collect::<Option<Vec<_>>>() else {
                 let message = format!("input `{}` lacks a key column of ({})", port.name, self.key.join(", "));
@@ -204,7 +206,7 @@ impl<O: Operator> TestDriver<O> {
         self.lines.clear();
     }
 
-    /// The value of a state for a key.
+    /// The value of a state for a key; `()` stands for no key, where the state belongs to none.
     pub fn state<T: StateValue>(&self, name: &str, key: impl IntoKey) -> Option<T> {
         let Some(state) = self.store.state(name) else { panic!("there is no state `{name}`") };
         let descriptor = self.store.descriptor(state);
@@ -337,13 +339,16 @@ impl<O: Operator> TestDriver<O> {
     }
 
     fn process_keyed(&mut self, pushed: &Pushed) -> Vec<Output> {
-        let fields = &self.descriptor.inputs[pushed.input as usize].fields;
+        let Port { fields, broadcast, .. } = &self.descriptor.inputs[pushed.input as usize];
         let batch = pushed.batch.borrow();
         let cells = or_panic(columns::decode(fields, &batch.columns, batch.rows as usize));
         let positions: Vec<usize> =
             self.key.iter().filter_map(|column| top_level(fields).position(|name| name == column)).collect();
         let key_of = |row: usize| positions.iter().map(|&p| cells[p][row].clone()).collect();
-        let distinct = Distinct::of((0..batch.rows as usize).map(key_of));
+        let distinct = match *broadcast || self.key.is_empty() {
+            true => Distinct::default(),
+            false => Distinct::of((0..batch.rows as usize).map(key_of)),
+        };
         let key_columns = self.key_columns(&distinct.keys);
         let keys = self.store.load(&distinct.keys, &key_columns, self.now.processing);
         let call = keyed_batch(pushed.input, batch, &distinct, keys, self.now);
@@ -357,7 +362,7 @@ impl<O: Operator> TestDriver<O> {
         if !self.descriptor.reads_keys {
             return Vec::new();
         }
-        let port = &self.descriptor.inputs[0];
+        let Some(port) = self.descriptor.inputs.iter().find(|port| !port.broadcast) else { return Vec::new() };
         let fields: Vec<_> =
             self.key.iter().filter_map(|column| port.fields.iter().find(|f| f.name == *column).cloned()).collect();
         key_columns(&fields, keys)

@@ -5,7 +5,7 @@ use std::ops::Bound;
 
 use super::cell::Cell;
 use super::columns;
-use super::keys::Key;
+use super::keys::{Key, owners};
 use crate::native::{Column, Entries, EntryReads, EntryUpdate, Field, OpError, StateDescriptor};
 
 /// Entries of all keys, by state and key. Of a list the entry keys are its places.
@@ -106,7 +106,8 @@ pub struct View<'a> {
 
 impl View<'_> {
     fn own(&mut self, state: usize, key: usize) -> Option<&mut BTreeMap<Cell, Stored>> {
-        self.store.all.get_mut(&(state, self.keys[key].clone()))
+        let key = &owners(&self.descriptors[state], self.keys)[key];
+        self.store.all.get_mut(&(state, key.clone()))
     }
 }
 

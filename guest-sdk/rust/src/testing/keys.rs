@@ -9,6 +9,14 @@ use crate::native::{self, Column, Domain, Effects, Field, KeyedBatch, Keys, OpEr
 
 pub type Key = Vec<Cell>;
 
+/// Who owns the states that belong to no key.
+static NOBODY: [Key; 1] = [Key::new()];
+
+/// Those of `keys` that a state has values for: a state that belongs to no key has one, in each call.
+pub fn owners<'k>(state: &StateDescriptor, keys: &'k [Key]) -> &'k [Key] {
+    if state.scope == "key" { keys } else { &NOBODY }
+}
+
 /// State and timers of all keys.
 pub struct KeyedStore {
     descriptors: Vec<StateDescriptor>,
@@ -62,7 +70,7 @@ impl KeyedStore {
 
     pub fn keys(&self) -> Vec<Key> {
         let all: BTreeSet<&Key> = self.values.keys().chain(self.entries.keys()).collect();
-        all.into_iter().cloned().collect()
+        all.into_iter().filter(|key| !key.is_empty()).cloned().collect()
     }
 
     /// Entry keys and values of a list or map as columns, and how many there are.
@@ -116,6 +124,7 @@ impl KeyedStore {
             }
         }
         let column = |state: usize| {
+            let keys = owners(&self.descriptors[state], keys);
             if self.descriptors[state].kind != "value" {
                 let field = Field { type_name: "bool".into(), ..self.descriptors[state].value.clone() };
                 let some: Vec<Cell> = keys.iter().map(|key| self.entries.has(state, key).into()).collect();
@@ -146,7 +155,8 @@ impl KeyedStore {
         }
         self.forget();
         for update in &effects.entries {
-            self.entries.apply(&self.descriptors[update.state as usize], keys, update, now)?;
+            let state = &self.descriptors[update.state as usize];
+            self.entries.apply(state, owners(state, keys), update, now)?;
         }
         for changes in &effects.timers {
             let (indices, times) = (changes.key_index.as_chunks::<4>().0, changes.times.as_chunks::<8>().0);
@@ -164,6 +174,7 @@ impl KeyedStore {
 
     fn update(&mut self, keys: &[Key], update: &StateUpdate, now: i64) -> Result<(), OpError> {
         let state = update.state as usize;
+        let keys = &owners(&self.descriptors[state], keys).to_vec()[..];
         let concerned: Vec<usize> = match update.key_index.as_chunks::<4>().0 {
             [] => (0..keys.len()).collect(),
             some => some.iter().map(|k| u32::from_le_bytes(*k) as usize).collect(),

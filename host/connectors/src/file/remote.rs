@@ -1,7 +1,9 @@
-//! Part files on S3: written to a folder on this machine, uploaded when they are complete, visible when they are committed.
+//! Part files on S3: written to a folder on this machine (the spool), uploaded when they are complete, visible when they are committed.
 //!
 //! Laws: an object appears whole, by the completion of its upload, and never before `commit`; uploads of earlier runs that
-//! nobody will complete are given up when the job starts the next time; names are new in each run, so nothing is overwritten.
+//! nobody will complete are given up when the job starts the next time; names are new in each run, so nothing is overwritten; a
+//! file stays in the spool until its object is visible, since not every server can be relied upon to keep what an upload has
+//! brought when somebody is killed while he completes it.
 
 use std::collections::{BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
@@ -9,6 +11,7 @@ use std::sync::Arc;
 use std::sync::Mutex;
 
 use arrow::datatypes::SchemaRef;
+use serde::{Deserialize, Serialize};
 use tidemill_model::config::ConfigContext;
 use tidemill_model::remote::{Completed, RemoteFolder, RemotePlace, Upload};
 use tidemill_model::sink::{Committable, Sink, SinkWriter};
@@ -93,22 +96,16 @@ impl RemoteSink {
         self.state.lock().expect("no panic while held")
     }
 
-    fn decode(committable: &Committable) -> Result<Upload, Fault> {
-        serde_json::from_slice(&committable.0).map_err(|e| Fault::internal(format!("a stored upload is damaged: {e}")))
-    }
-
     fn upload(&self, prepared: &Committable) -> Result<Committable, Fault> {
         let part = Part::decode(prepared)?;
         let upload = self.folder.upload(&self.name(&part)?, &part.hidden)?;
         self.lock().open.insert(upload.id.clone());
-        // It has done its work.
-        self.local.discard(std::slice::from_ref(prepared));
-        serde_json::to_vec(&upload).map(Committable).map_err(|e| Fault::internal(format!("an upload in words: {e}")))
+        Pending { upload, part }.encode()
     }
 
-    fn completed(&self, upload: &Upload) -> Result<(), Fault> {
+    fn completed(&self, Pending { upload, part }: &Pending) -> Result<(), Fault> {
         let mine = self.lock().open.contains(&upload.id);
-        match self.folder.complete(upload)? {
+        match self.folder.complete(upload, Some(&part.hidden))? {
             Completed::Now | Completed::Before => {}
             Completed::Gone if self.missing_files == MissingFiles::Ignore && !mine => {}
             Completed::Gone => {
@@ -121,7 +118,26 @@ impl RemoteSink {
             }
         }
         self.lock().open.remove(&upload.id);
+        // It has done its work.
+        self.local.discard(&[part.encode()?]);
         Ok(())
+    }
+}
+
+/// What is committed: an upload, and the file in the spool that it came from.
+#[derive(Serialize, Deserialize)]
+struct Pending {
+    upload: Upload,
+    part: Part,
+}
+
+impl Pending {
+    fn encode(&self) -> Result<Committable, Fault> {
+        serde_json::to_vec(self).map(Committable).map_err(|e| Fault::internal(format!("an upload in words: {e}")))
+    }
+
+    fn decode(committable: &Committable) -> Result<Self, Fault> {
+        serde_json::from_slice(&committable.0).map_err(|e| Fault::internal(format!("a stored upload is damaged: {e}")))
     }
 }
 
@@ -153,24 +169,26 @@ impl Sink for SharedRemoteSink {
     }
 
     fn commit(&self, committables: &[Committable]) -> Result<(), Fault> {
-        committables.iter().try_for_each(|committable| self.0.completed(&RemoteSink::decode(committable)?))
+        committables.iter().try_for_each(|committable| self.0.completed(&Pending::decode(committable)?))
     }
 
     fn discard(&self, committables: &[Committable]) {
-        for upload in committables.iter().filter_map(|c| RemoteSink::decode(c).ok()) {
+        for Pending { upload, part } in committables.iter().filter_map(|c| Pending::decode(c).ok()) {
             // One that stays is found at the next start.
             let _ = self.0.folder.abandon(&upload.name, &upload.id);
+            self.0.local.discard(&part.encode().into_iter().collect::<Vec<_>>());
         }
     }
 
     fn recover(&self, owner: &str, named: Option<&[Committable]>) -> Result<(), Fault> {
         let sink = &self.0;
-        sink.local.recover(owner, Some(&[]))?;
+        let named = named.map(|named| named.iter().map(Pending::decode).collect::<Result<Vec<_>, _>>()).transpose()?;
+        let parts = named.iter().flatten().map(|pending| pending.part.encode()).collect::<Result<Vec<_>, _>>()?;
+        sink.local.recover(owner, named.as_ref().map(|_| parts.as_slice()))?;
         let hash = xxh3_64(owner.as_bytes()) as u32;
         *sink.lock() = State { owner: hash, open: HashSet::new() };
         let Some(named) = named else { return Ok(()) };
-        let named: Vec<Upload> = named.iter().map(RemoteSink::decode).collect::<Result<_, _>>()?;
-        let named: BTreeSet<&str> = named.iter().map(|upload| upload.id.as_str()).collect();
+        let named: BTreeSet<&str> = named.iter().map(|pending| pending.upload.id.as_str()).collect();
         for (name, id) in sink.folder.uploads()? {
             if owner_of(&name) == Some(hash) && !named.contains(id.as_str()) {
                 sink.folder.abandon(&name, &id)?;
@@ -197,7 +215,7 @@ impl SinkWriter for RemoteWriter {
     fn prepare(&mut self, checkpoint: u64) -> Result<Vec<Committable>, Fault> {
         let prepared = self.local.prepare(checkpoint)?;
         let uploaded: Result<Vec<_>, Fault> = prepared.iter().map(|part| self.sink.upload(part)).collect();
-        // Those that were uploaded nobody will ask for: the next start finds them.
+        // Uploads that nobody will ask for the next start finds.
         uploaded.inspect_err(|_| self.sink.local.discard(&prepared))
     }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use arrow::datatypes::{DataType, SchemaRef};
 use tidemill_model::Fault;
-use tidemill_model::component::{Descriptor, LogicKind};
+use tidemill_model::component::{Descriptor, LogicKind, Port};
 use tidemill_model::fault::OnError;
 use tidemill_model::plan::Exchange;
 use tidemill_model::schema::type_name;
@@ -44,17 +44,25 @@ impl Builder<'_> {
                 return None;
             }
         };
-        let keyed = descriptor.kind == LogicKind::Keyed;
-        let exchange = |i: usize| if keyed { Exchange::Key(keys[i].clone()) } else { stateless_exchange(spec) };
+        let exchange = |i: usize| match (descriptor.inputs[i].broadcast, keys[i].is_empty()) {
+            (true, _) => Exchange::Broadcast,
+            (false, false) => Exchange::Key(keys[i].clone()),
+            (false, true) => stateless_exchange(spec),
+        };
         let edges = arrived.iter().enumerate().flat_map(|(i, input)| input.edges(i, &exchange(i))).collect();
         let several = descriptor.inputs.len() > 1;
-        let port_name = |i: usize| if several { descriptor.inputs[i].name.clone() } else { String::new() };
+        let port_name = |i: usize| {
+            let Port { name, broadcast, .. } = &descriptor.inputs[i];
+            let name = if several { name.as_str() } else { "" };
+            if *broadcast { format!("{name} (broadcast)").trim_start().to_owned() } else { name.to_owned() }
+        };
+        let keyed = keys.iter().zip(&arrived).find(|(key, _)| !key.is_empty());
         let made = Made {
             edges,
             times: times(&arrived),
             kind: format!("component {}, operator {}", component.text, descriptor.name),
             inputs: arrived.iter().enumerate().map(|(i, input)| (port_name(i), input.names.clone())).collect(),
-            key: if keyed { key_names(&keys[0], &arrived[0]) } else { Vec::new() },
+            key: keyed.map_or_else(Vec::new, |(key, input)| key_names(key, input)),
             built: {
                 let inputs: Vec<SchemaRef> = arrived.iter().map(|input| input.schema.clone()).collect();
                 let (name, config) = (spec.name.text.clone(), config.to_vec());
@@ -196,6 +204,7 @@ impl Builder<'_> {
                 }
                 self.keys_by_input(key, descriptor, arrived)
             }
+            (LogicKind::Keyed, None) if !descriptor.needs_key() => Some(vec![Vec::new(); arrived.len()]),
             (LogicKind::Keyed, None) => {
                 let error = self.report.error(
                     &spec.name.span,
@@ -220,8 +229,28 @@ impl Builder<'_> {
             self.report.error(&name.span, message).suggest(&name.text, "inputs", &names);
             return None;
         }
+        let is_broadcast = |port: usize| descriptor.inputs[port].broadcast;
+        if let Some((name, _)) = key
+            .by_input
+            .iter()
+            .find(|(name, _)| descriptor.inputs.iter().any(|port| port.broadcast && port.name == name.text))
+        {
+            let message = format!("the input `{}` is broadcast: every worker gets all its rows", shown(&name.text));
+            let error = self.report.error(&name.span, message);
+            error.label("has no key").help("name the key columns of the other inputs only");
+            return None;
+        }
+        if (0..arrived.len()).all(is_broadcast) {
+            let message = format!("all inputs of operator `{}` are broadcast: their rows have no key", descriptor.name);
+            self.report.error(&key.span, message).label("no use here").help("remove `key`");
+            return None;
+        }
         let mut keys = Vec::new();
         for (port, input) in arrived.iter().enumerate() {
+            if is_broadcast(port) {
+                keys.push(Some(Vec::new()));
+                continue;
+            }
             let own = key.by_input.iter().find(|(name, _)| name.text == names[port]).map(|(_, columns)| columns);
             let columns = if key.by_input.is_empty() { Some(&key.all) } else { own };
             let Some(columns) = columns else {
@@ -253,10 +282,14 @@ fn check_key_types(report: &mut Report, key: &Key, names: &[&str], arrived: &[Ar
         keys[input].iter().map(|&column| arrived[input].schema.field(column).data_type()).collect()
     };
     let words = |types: &[&DataType]| types.iter().map(|t| type_name(t)).collect::<Vec<_>>().join(", ");
-    for (input, name) in names.iter().enumerate().skip(1) {
-        if types(input) != types(0) {
+    // Rows of a broadcast input have no key.
+    let mut keyed = (0..names.len()).filter(|&input| !keys[input].is_empty());
+    let Some(first) = keyed.next() else { return true };
+    for input in keyed {
+        if types(input) != types(first) {
             let error = report.error(&key.span, "the key has another type in each input");
-            error.label(format!("{} in `{}`, {} in `{name}`", words(&types(0)), names[0], words(&types(input))));
+            let (name, other) = (names[first], names[input]);
+            error.label(format!("{} in `{name}`, {} in `{other}`", words(&types(first)), words(&types(input))));
             error.help("equal keys must have equal types to meet: convert one with CAST in a `select` before");
             return false;
         }

@@ -8,7 +8,7 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use serde::Deserialize;
 use serde_json::Value;
 use tidemill_control::{Catalog, ProcessNode, WindowNode};
-use tidemill_model::component::{Descriptor, LogicKind, Port};
+use tidemill_model::component::{Descriptor, LogicKind, Port, StateDescriptor, StateScope};
 use tidemill_model::fault::OnError;
 use tidemill_model::logic::{GuestLimits, Logic, LogicFactory, OpenContext};
 use tidemill_model::operator::{Operator, OperatorContext, OperatorFactory};
@@ -221,7 +221,12 @@ fn column(expression: &str, input: &SchemaRef) -> Result<usize, ConfigError> {
 }
 
 fn operators() -> Vec<Descriptor> {
-    let port = |name: &str, columns: &str, carry| Port { name: name.to_owned(), schema: schema(columns), carry };
+    let port = |name: &str, columns: &str, carry| Port {
+        name: name.to_owned(),
+        schema: schema(columns),
+        carry,
+        broadcast: name == "rules",
+    };
     let op = |name: &str, kind, inputs, outputs| Descriptor {
         name: String::from(name),
         doc: String::new(),
@@ -258,7 +263,16 @@ fn operators() -> Vec<Descriptor> {
         reads_time: true,
         ..op("timed", LogicKind::Map, vec![port("in", "price int64", false)], vec![port("out", "price int64", true)])
     };
-    vec![enrich, count, strict, join, timed]
+    let inputs = vec![port("bids", "auction int64", false), port("rules", "id int64", false)];
+    let judge = op("judge", LogicKind::Keyed, inputs, vec![port("out", "auction int64", false)]);
+    // Needs no key: all that it keeps is its worker's.
+    let parked = StateDescriptor { scope: StateScope::Split, ..StateDescriptor::value("parked", DataType::Int64) };
+    let inputs = vec![port("bids", "auction int64", false), port("rules", "id int64", false)];
+    let park = Descriptor {
+        states: vec![parked],
+        ..op("park", LogicKind::Keyed, inputs, vec![port("out", "auction int64", false)])
+    };
+    vec![enrich, count, strict, join, timed, judge, park]
 }
 
 fn built(outputs: Vec<(String, SchemaRef)>) -> Built {

@@ -22,6 +22,7 @@ enum Kind {
     Forward,
     Key(Partitioner),
     Rebalance,
+    Broadcast,
 }
 
 pub(super) struct Edges {
@@ -41,6 +42,7 @@ impl Edges {
                 let kind = match &edge.exchange {
                     Exchange::Forward => Kind::Forward,
                     Exchange::Rebalance => Kind::Rebalance,
+                    Exchange::Broadcast => Kind::Broadcast,
                     Exchange::Key(columns) => {
                         let schema = &plan.nodes[edge.from].outputs[edge.port];
                         Kind::Key(Partitioner::new(KeyEncoder::new(schema, columns)?, workers))
@@ -71,6 +73,7 @@ impl Edges {
             match &mut edge.kind {
                 Kind::Forward => send(worker, batch.clone()),
                 Kind::Rebalance => send(rng.below(workers), batch.clone()),
+                Kind::Broadcast => (0..workers).for_each(|to| send(to, batch.clone())),
                 Kind::Key(partitioner) => partitioner.partition(batch.clone(), send)?,
             }
         }

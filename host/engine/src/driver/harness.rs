@@ -64,12 +64,14 @@ pub struct Input {
     pub schema: SchemaRef,
     /// Key columns; empty: rows stay on the worker that they are pushed to.
     pub key: Vec<usize>,
+    /// All workers get the rows.
+    pub broadcast: bool,
     pub event_time: Option<EventTimeSpec>,
 }
 
 impl Input {
     pub fn new(name: &str, schema: &SchemaRef) -> Self {
-        Self { name: name.to_owned(), schema: schema.clone(), key: Vec::new(), event_time: None }
+        Self { name: name.to_owned(), schema: schema.clone(), key: Vec::new(), broadcast: false, event_time: None }
     }
 }
 
@@ -86,7 +88,11 @@ pub fn one_operator(name: &str, operator: &Built, inputs: &[Input]) -> Plan {
         outputs: vec![input.schema.clone()],
     };
     let edge = |(index, input): (usize, &Input)| {
-        let exchange = if input.key.is_empty() { Exchange::Forward } else { Exchange::Key(input.key.clone()) };
+        let exchange = match (input.broadcast, input.key.is_empty()) {
+            (true, _) => Exchange::Broadcast,
+            (false, true) => Exchange::Forward,
+            (false, false) => Exchange::Key(input.key.clone()),
+        };
         Edge { from: index, port: 0, input: index, exchange }
     };
     let mut nodes: Vec<Node> = inputs.iter().map(source).collect();

@@ -8,6 +8,7 @@ mod entries;
 mod keyed;
 mod migrate;
 mod outputs;
+mod shared;
 mod stateless;
 mod stored;
 mod swap;
@@ -46,6 +47,8 @@ pub struct ProcessSpec {
     pub on_error: OnError,
     /// Where keyed state lives.
     pub state: Arc<dyn StateBackendFactory>,
+    /// Where states live that belong to no key: in memory.
+    pub shared: Arc<dyn StateBackendFactory>,
 }
 
 /// A map, filter or keyed node, by the kind in the logic's descriptor. Error paths: `input` (of one) or `inputs` and the
@@ -113,36 +116,46 @@ fn mismatch(wrong: &[Mismatch], descriptor: &Descriptor, port: &Port, have: &Sch
     error.with_help("a `select:` in front of the operator can rename and convert columns")
 }
 
-/// Key columns as the logic sees them: names of the first input.
+/// Key columns as the logic sees them: names of the first input with a key.
 fn key_schema(spec: &ProcessSpec, descriptor: &Descriptor) -> Result<Option<SchemaRef>, ConfigError> {
     let given = spec.keys.iter().any(|k| !k.is_empty());
     if descriptor.kind != LogicKind::Keyed {
         let message = format!("the operator `{}` is not keyed", descriptor.name);
         return if given { Err(ConfigError::new(&["key"], message).with_help("leave out `key:`")) } else { Ok(None) };
     }
-    if !given || spec.keys.len() != spec.inputs.len() || spec.keys.iter().any(Vec::is_empty) {
+    if !given && !descriptor.needs_key() {
+        return Ok(None);
+    }
+    let (broadcast, keyed): (Vec<usize>, Vec<usize>) =
+        (0..spec.inputs.len()).partition(|&input| descriptor.inputs[input].broadcast);
+    let has_key = |input: &usize| spec.keys.get(*input).is_some_and(|key| !key.is_empty());
+    if let Some(&input) = broadcast.iter().find(|input| has_key(input)) {
+        let message = format!("the input `{}` is broadcast: its rows have no key", descriptor.inputs[input].name);
+        return Err(ConfigError::new(&["key"], message).with_help("name the key columns of the other inputs only"));
+    }
+    let Some(&first) = keyed.first().filter(|_| keyed.iter().all(|input| has_key(input))) else {
         let message = format!("the operator `{}` is keyed, but has no key", descriptor.name);
         return Err(ConfigError::new(&["key"], message).with_help("name the key columns: `key: [column]`"));
-    }
+    };
     let fields_of = |input: usize| spec.keys[input].iter().map(move |&c| spec.inputs[input].field(c));
     let types = |input: usize| fields_of(input).map(|f| f.data_type().clone()).collect::<Vec<DataType>>();
-    for input in 1..spec.inputs.len() {
-        if types(input) != types(0) {
+    for &input in &keyed {
+        if types(input) != types(first) {
             let names = |t: Vec<DataType>| t.iter().map(type_name).collect::<Vec<_>>().join(", ");
             let message = format!(
                 "the key is ({}) on input `{}`, but ({}) on input `{}`",
-                names(types(0)),
-                descriptor.inputs[0].name,
+                names(types(first)),
+                descriptor.inputs[first].name,
                 names(types(input)),
                 descriptor.inputs[input].name
             );
             return Err(ConfigError::new(&["key"], message).with_help("keys of one operator have the same types"));
         }
     }
-    RowConverter::new(types(0).into_iter().map(SortField::new).collect())
+    RowConverter::new(types(first).into_iter().map(SortField::new).collect())
         .map_err(|e| ConfigError::new(&["key"], format!("these columns can't be a key: {e}")))?;
-    let nullable = |i: usize| (0..spec.inputs.len()).any(|n| spec.inputs[n].field(spec.keys[n][i]).is_nullable());
-    let fields = fields_of(0).enumerate().map(|(i, f)| f.clone().with_nullable(nullable(i)));
+    let nullable = |i: usize| keyed.iter().any(|&n| spec.inputs[n].field(spec.keys[n][i]).is_nullable());
+    let fields = fields_of(first).enumerate().map(|(i, f)| f.clone().with_nullable(nullable(i)));
     Ok(Some(Arc::new(Schema::new(fields.collect::<Vec<_>>()))))
 }
 
@@ -156,11 +169,17 @@ fn ports(spec: &ProcessSpec, descriptor: &Descriptor) -> Result<Vec<OutPort>, Co
         if !port.carry {
             return Ok(OutPort { name, schema: own, carry: None });
         }
-        if spec.inputs.iter().any(|i| i.fields() != spec.inputs[0].fields()) {
+        // Rows of a broadcast input are not carried.
+        let carried = || spec.inputs.iter().zip(&descriptor.inputs).filter(|(_, p)| !p.broadcast).map(|(i, _)| i);
+        let Some(first) = carried().next() else {
+            let message = format!("output `{name}` carries the columns of its input, but all inputs are broadcast");
+            return Err(ConfigError::new(&["inputs"], message).with_help("let the operator declare all its columns"));
+        };
+        if carried().any(|i| i.fields() != first.fields()) {
             let message = format!("output `{name}` carries the columns of its input, but the inputs differ in theirs");
             return Err(ConfigError::new(&["inputs"], message).with_help("bring them to one schema with `select:`"));
         }
-        let (schema, from) = carry(&spec.inputs[0], &own);
+        let (schema, from) = carry(first, &own);
         Ok(OutPort { name, schema: Arc::new(schema), carry: Some(from) })
     };
     descriptor.outputs.iter().map(port).collect()
@@ -215,19 +234,26 @@ impl OperatorFactory for Factory {
     fn build(&self, context: &OperatorContext) -> Result<Box<dyn Operator>, Fault> {
         let at = |fault: Fault| fault.at(&context.node).on_worker(context.worker);
         let (common, logic) = self.open(context)?;
-        let Some(key_schema) = &self.key_schema else {
+        if self.descriptor.kind != LogicKind::Keyed {
             return Ok(Box::new(stateless::Stateless::new(common, logic)));
-        };
+        }
+        let shared = shared::Shared::open(&self.descriptor, self.spec.shared.as_ref(), context).map_err(at)?;
         let place = StateContext {
             node: &context.node,
             worker: context.worker,
             workers: context.workers,
-            states: &self.descriptor.states,
+            states: shared.as_ref().map_or(&self.descriptor.states, |shared| shared.of_keys()),
         };
-        let state = self.spec.state.open(&place).map_err(at)?;
-        let encoder = |(schema, plan): (&SchemaRef, &InputPlan)| KeyEncoder::new(schema, &plan.keys);
+        // Without a key there is nothing that would be worth a disk.
+        let backend = if self.key_schema.is_some() { &self.spec.state } else { &self.spec.shared };
+        let state = backend.open(&place).map_err(at)?;
+        let encoder = |(schema, plan): (&SchemaRef, &InputPlan)| {
+            let has_key = !plan.keys.is_empty();
+            has_key.then(|| KeyEncoder::new(schema, &plan.keys)).transpose()
+        };
         let encoders = self.spec.inputs.iter().zip(&self.inputs).map(encoder).collect::<Result<Vec<_>, _>>()?;
-        let keyed = keyed::Keyed::new(common, logic, state, encoders, key_schema.clone()).map_err(at)?;
+        let key_schema = self.key_schema.clone().unwrap_or_else(|| Arc::new(Schema::empty()));
+        let keyed = keyed::Keyed::new(common, logic, state, shared, encoders, key_schema).map_err(at)?;
         Ok(Box::new(keyed))
     }
 
@@ -251,7 +277,7 @@ impl OperatorFactory for Factory {
 
     /// Timers need time, and logic that reads event times is also told the clocks.
     fn uses_time(&self) -> bool {
-        self.key_schema.is_some() || self.descriptor.reads_time
+        self.descriptor.kind == LogicKind::Keyed || self.descriptor.reads_time
     }
 }
 

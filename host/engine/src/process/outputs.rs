@@ -26,6 +26,8 @@ pub(super) struct Parents<'a> {
     pub rows: usize,
     /// `None` for timers.
     pub batch: Option<&'a Batch>,
+    /// Its columns can be carried: not those of a broadcast input.
+    pub carried: bool,
     pub times: Option<&'a ScalarBuffer<i64>>,
 }
 
@@ -128,7 +130,8 @@ impl Outputs {
         let kinds = rows.kinds.clone().or_else(|| kinds.map(|k| inherit(k, indices.as_ref())));
         let times = rows.times.clone().or_else(|| times.map(|t| inherit(t, indices.as_ref())));
         self.made += count;
-        if let (Some(_), Some(parent), Some(indices)) = (&port.carry, parents.batch, &indices) {
+        let carried_from = parents.batch.filter(|_| parents.carried);
+        if let (Some(_), Some(parent), Some(indices)) = (&port.carry, carried_from, &indices) {
             let row_bytes = parent.bytes() / parent.num_rows().max(1);
             if row_bytes.saturating_mul(count) > BATCH_BYTES_MAX {
                 let piece = (BATCH_BYTES_MAX / row_bytes.max(1)).clamp(1, BATCH_ROWS_MAX);
@@ -141,11 +144,10 @@ impl Outputs {
         let columns = match &port.carry {
             None => rows.rows.columns().to_vec(),
             Some(from) => {
-                let Some(batch) = parents.batch else {
-                    return Err(format!(
-                        "output `{}` carries the columns of its input row, but a timer has none",
-                        port.name
-                    ));
+                let Some(batch) = carried_from else {
+                    let who = if parents.batch.is_some() { "a row of a broadcast input" } else { "a timer" };
+                    let name = &port.name;
+                    return Err(format!("output `{name}` carries the columns of its input row, but {who} has none"));
                 };
                 carried(from, &rows.rows, batch, indices.as_ref()).map_err(|e| e.to_string())?
             }

@@ -119,7 +119,8 @@ struct Task<'a> {
 impl Task<'_> {
     fn apply(&mut self, part: &Batch, offset: usize, effects: Effects) -> Result<(), Fault> {
         self.row_errors(part.num_rows(), offset, effects.errors)?;
-        let parents = Parents { rows: part.num_rows(), batch: Some(part), times: part.times.as_ref() };
+        let times = part.times.as_ref();
+        let parents = Parents { rows: part.num_rows(), batch: Some(part), carried: true, times };
         for rows in effects.outputs {
             let added = self.op.common.outputs.add(rows, &parents);
             added.map_err(|e| self.op.common.malformed(e))?;

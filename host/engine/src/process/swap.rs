@@ -13,6 +13,9 @@ use tidemill_model::{Fault, OperatorContext, OperatorFactory};
 
 use super::{Common, Factory, migrate};
 
+/// What to do where an upgrade in place is not possible.
+const RESTART: &str = "stop the job at a savepoint, and start it with `--from` and the new component";
+
 /// What an operator goes on with.
 pub(super) struct Next {
     pub common: Common,
@@ -33,6 +36,12 @@ impl Replacement {
     pub fn new(before: &Factory, after: Factory, dropped: &[String]) -> Result<Self, Fault> {
         fits(before, &after)?;
         let (old, new) = (&before.descriptor, &after.descriptor);
+        if let Some(state) = old.states.iter().chain(&new.states).find(|state| state.is_shared()) {
+            let (name, scope) = (&state.name, state.scope.name());
+            let message =
+                format!("state `{name}` is of the scope `{scope}`: such operators can't be upgraded in place");
+            return Err(Fault::config(message).with_help(RESTART));
+        }
         let version = |of: &Descriptor, name: &str| of.states.iter().find(|s| s.name == name).map(|s| s.version);
         let stays = |name: &&String| version(old, name).is_some() && version(old, name) == version(new, name);
         if let Some(name) = dropped.iter().find(stays) {
@@ -107,6 +116,10 @@ fn fits(before: &Factory, after: &Factory) -> Result<(), Fault> {
         let message =
             format!("operator `{}` is of the kind {:?}, the running one is {:?}", new.name, new.kind, old.kind);
         return Err(Fault::config(message).with_help(help));
+    }
+    let broadcast = |of: &Descriptor| of.inputs.iter().map(|port| port.broadcast).collect::<Vec<_>>();
+    if broadcast(old) != broadcast(new) {
+        return Err(Fault::config("only one of the two versions takes an input as broadcast").with_help(help));
     }
     if before.uses_time() != after.uses_time() {
         let message = "only one of the two versions reads event times";

@@ -83,7 +83,8 @@ fn count_node(input: &SchemaRef) -> Built {
     let state = Arc::new(HeapFactory);
     let logic = Arc::new(counter(input));
     let (inputs, keys) = (vec![input.clone()], vec![vec![0]]);
-    node(ProcessSpec { logic, inputs, keys, config: Vec::new(), on_error: OnError::Fail, state }).unwrap()
+    let (config, on_error, shared) = (Vec::new(), OnError::Fail, Arc::new(HeapFactory));
+    node(ProcessSpec { logic, inputs, keys, config, on_error, state, shared }).unwrap()
 }
 
 fn window_node(input: &SchemaRef, lateness: i64) -> Built {

@@ -91,7 +91,7 @@ impl Logic for Native {
 }
 
 pub fn port(name: &str, schema: &SchemaRef, carry: bool) -> Port {
-    Port { name: name.into(), schema: schema.clone(), carry }
+    Port { name: name.into(), schema: schema.clone(), carry, broadcast: false }
 }
 
 pub fn state(name: &str, data_type: DataType) -> StateDescriptor {

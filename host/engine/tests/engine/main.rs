@@ -4,6 +4,7 @@ mod driver;
 mod expr;
 mod logic;
 mod process;
+mod shared;
 mod snapshots;
 mod support;
 mod swaps;

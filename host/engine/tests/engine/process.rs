@@ -26,6 +26,7 @@ fn build(logic: &Native, inputs: &[SchemaRef], keys: &[&[usize]], on_error: OnEr
         config: Vec::new(),
         on_error,
         state: Arc::new(HeapFactory),
+        shared: Arc::new(HeapFactory),
     })
 }
 

@@ -36,7 +36,8 @@ fn windows(input: &SchemaRef, lateness: i64, key: &[usize], calls: &[(&str, &str
 fn keyed(logic: Native, input: &SchemaRef) -> Built {
     let (inputs, keys) = (vec![input.clone()], vec![vec![0]]);
     let (logic, state) = (Arc::new(logic), Arc::new(HeapFactory));
-    node(ProcessSpec { logic, inputs, keys, config: Vec::new(), on_error: OnError::Fail, state }).unwrap()
+    let (config, on_error, shared) = (Vec::new(), OnError::Fail, Arc::new(HeapFactory));
+    node(ProcessSpec { logic, inputs, keys, config, on_error, state, shared }).unwrap()
 }
 
 fn plan(built: &Built, schema: &SchemaRef, key: &[usize], time: usize) -> Plan {

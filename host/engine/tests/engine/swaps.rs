@@ -29,8 +29,9 @@ fn factory(logic: Native, input: &SchemaRef) -> Arc<dyn OperatorFactory> {
 
 fn factory_on(state: Arc<dyn StateBackendFactory>, logic: Native, input: &SchemaRef) -> Arc<dyn OperatorFactory> {
     let (inputs, keys) = (vec![input.clone()], vec![vec![0]]);
-    let logic = Arc::new(logic);
-    let spec = ProcessSpec { logic, inputs, keys, config: Vec::new(), on_error: OnError::DeadLetter, state };
+    let (logic, shared) = (Arc::new(logic), Arc::new(HeapFactory));
+    let (config, on_error) = (Vec::new(), OnError::DeadLetter);
+    let spec = ProcessSpec { logic, inputs, keys, config, on_error, state, shared };
     node(spec).unwrap().factory
 }
 

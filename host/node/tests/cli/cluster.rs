@@ -220,6 +220,55 @@ fn a_stop_a_savepoint_and_another_size_reach_all_processes() {
 }
 
 #[test]
+fn what_all_workers_know_they_know_in_all_processes_and_after_a_restore() {
+    let pipeline = format!(
+        "name: shared
+checkpoints: {{ store: store, interval: 50ms }}
+sources:
+  rows: {{ datagen: {{ rows: 60000, rate: 20000, columns: {{ n: {{ sequence: {{ start: 1 }} }} }} }} }}
+  all: {{ datagen: {{ rows: 10, columns: {{ n: {{ sequence: {{ start: 1 }} }} }} }} }}
+operators:
+  shared: {{ inputs: {{ in: rows, all: all }}, key: {{ in: [n] }}, component: '{}', operator: shared }}
+sinks:
+  out: {{ input: shared.side, file: {{ path: out, format: csv, header: false }} }}
+",
+        EVIL.display()
+    );
+    let folder = Folder::with(&[("pipeline.yaml", &pipeline)]);
+    let job = start(&folder, "run pipeline.yaml -p 2 -w 2");
+    let numbers = || folder.rows("out").iter().map(|row| row.parse().unwrap()).collect::<Vec<i64>>();
+    let for_all = || {
+        let mut numbers: Vec<i64> = numbers().into_iter().filter(|n| *n > 0).collect();
+        numbers.sort_unstable();
+        numbers
+    };
+    wait_for("the rows for all", || for_all().len() == 40);
+    assert_eq!(for_all(), (1..=10).flat_map(|n| [n; 4]).collect::<Vec<_>>(), "each worker of each process has them");
+    well(&folder.run(&tidemill("stop shared --savepoint sp")));
+    well(&job.end());
+    let described = folder.run(&tidemill("savepoint describe pipeline.yaml sp"));
+    for line in [
+        "  shared/total@1: 1 rows,",
+        "  shared/rules@1: ",
+        "  shared/parked@1: ",
+        "  state total int64 (broadcast) version 1\n",
+        "  state rules list of int64 (broadcast) version 1\n",
+        "  state parked list of int64 (split) version 1\n",
+    ] {
+        assert!(described.stdout.contains(line), "no {line}: {described:?}");
+    }
+    let not_known = |numbers: Vec<i64>| numbers.into_iter().filter(|n| *n == 0).count();
+    let (before, read) = (not_known(numbers()), numbers().len());
+    well(&folder.run(&tidemill("run pipeline.yaml --from sp -p 3 -w 1")));
+    assert_eq!(numbers().len(), 60_040);
+    assert!(read < 60_040, "there was something left to do");
+    assert_eq!(not_known(numbers()), before, "nobody has forgotten what all know");
+    // Once more from there, without it.
+    well(&folder.run(&tidemill("run pipeline.yaml --from sp --drop-state shared.total -p 2 -w 1")));
+    assert_eq!(not_known(numbers()) - before, 60_040 - read, "what was given up nobody knows");
+}
+
+#[test]
 fn the_cause_is_told_from_wherever_it_happens() {
     let pipeline = format!(
         "restart: {{ strategy: none }}

@@ -102,3 +102,18 @@ fn a_component_that_gives_up_ends_the_job_whatever_is_asked_for() {
     assert_eq!((ended.code(), ended.stderr.as_str()), (1, "error: work (worker 0): the ink has run out\n"));
     assert_eq!(folder.files(), ["evil.wasm", "pipeline.yaml", "rows.csv"]);
 }
+
+#[test]
+fn inspect_shows_whose_a_state_is_and_which_inputs_go_to_all() {
+    let ended = Folder::with(&[]).run(&format!("tidemill inspect '{}'", EVIL.display()));
+    assert_eq!(ended.code(), 0, "{ended:?}");
+    for line in [
+        "  input all (broadcast): n int64\n",
+        "  state  count: int64 per key (version 1)\n",
+        "  state  total: int64 broadcast (version 1)\n",
+        "  state  rules: list of int64 broadcast (version 1)\n",
+        "  state  parked: list of int64 per worker, split (version 1)\n",
+    ] {
+        assert!(ended.stdout.contains(line), "no {line}: {ended:?}");
+    }
+}

@@ -32,7 +32,7 @@ use timely::scheduling::Activator;
 
 use crate::barrier::{Barrier, Content, Part};
 use crate::control::ControlMsg;
-use crate::exchange::{ByKey, RoundRobin};
+use crate::exchange::{ByKey, RoundRobin, copies};
 use crate::frame::Rows;
 use crate::shadow::{Shadow, Tell, Told};
 use crate::worker::{ControlStream, EdgeFault, RowStream, WorkerContext};
@@ -71,6 +71,10 @@ pub(crate) fn connect<'s>(
         Exchange::Rebalance => {
             let next = context.worker;
             boxed(builder.new_input(stream, DistributorPact(move |_| RoundRobin { next })))
+        }
+        Exchange::Broadcast => {
+            let all = copies(stream, context.shared.workers);
+            boxed(builder.new_input(all, DistributorPact(|_| RoundRobin { next: 0 })))
         }
         Exchange::Key(columns) => {
             let schema = &context.shared.plan.nodes[edge.from].outputs[edge.port];

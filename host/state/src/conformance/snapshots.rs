@@ -10,6 +10,7 @@ use arrow::datatypes::{DataType, Int64Type, SchemaRef};
 use tidemill_model::Fault;
 use tidemill_model::component::StateDescriptor;
 use tidemill_model::key::{groups_of, hash_key, hash_rows, key_group, worker_of};
+use tidemill_model::limits::KEY_GROUPS;
 use tidemill_model::snapshot::{CHUNK_ROWS_MAX, Chunks, FileSet, Form, NativeFile, Restore, Snapshot, key_groups};
 use tidemill_model::state::{StateBackend, StateBackendFactory, StateContext, table_name, table_schema};
 use tidemill_model::time::Now;
@@ -109,6 +110,10 @@ impl Restore for Stored<'_> {
         Ok(Box::new(own.into_iter()))
     }
 
+    fn all_chunks(&self, table: &str) -> Result<Chunks, Fault> {
+        Stored { from: self.from, groups: 0..KEY_GROUPS }.chunks(table)
+    }
+
     fn files(&self) -> Result<Vec<FileSet>, Fault> {
         let overlaps = |set: &&FileSet| set.groups.start < self.groups.end && self.groups.start < set.groups.end;
         let sets = self.from.iter().map(|w| &w.files).filter(overlaps).filter(|set| !set.files.is_empty());
@@ -134,6 +139,10 @@ impl Restore for StoredAt<'_> {
 
     fn chunks(&self, table: &str) -> Result<Chunks, Fault> {
         self.0.chunks(table)
+    }
+
+    fn all_chunks(&self, table: &str) -> Result<Chunks, Fault> {
+        self.0.all_chunks(table)
     }
 
     fn files(&self) -> Result<Vec<FileSet>, Fault> {

@@ -141,6 +141,10 @@ impl Restore for Written {
         Ok(Box::new(chunks.into_iter()))
     }
 
+    fn all_chunks(&self, table: &str) -> Result<Chunks, Fault> {
+        self.chunks(table)
+    }
+
     fn dropped(&self) -> &[String] {
         &self.dropped
     }

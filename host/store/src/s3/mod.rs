@@ -21,7 +21,7 @@ use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{Delete, ObjectIdentifier};
 use tidemill_model::Fault;
 use tidemill_model::checkpoint::ObjectStore;
-use tidemill_model::remote::{Completed, RemoteFolder, RemotePlace, Remotes, Upload};
+use tidemill_model::remote::{Completed, RemoteFolder, RemotePlace, Remotes, Upload, UploadedPart};
 use tokio::runtime::Runtime;
 
 use crate::{StoreOptions, names};
@@ -35,9 +35,11 @@ const REMOVED_MAX: usize = 1000;
 const READS_MAX: usize = 4;
 /// Writers that want the same name at once.
 const CONFLICTS_MAX: usize = 20;
-/// Attempts to complete an upload that somebody else is completing, and the pause between two.
-const COMPLETIONS_MAX: usize = 50;
+/// Attempts to complete an upload that somebody else is completing, and the pause between two. From one of them on nobody is
+/// expected any more, and the parts are sent again.
+const COMPLETIONS_MAX: usize = 30;
 const COMPLETION_PAUSE: Duration = Duration::from_millis(100);
+const REPAIR_FROM: usize = 5;
 /// Requests are waited for, not computed.
 const RUNTIME_THREADS: usize = 2;
 
@@ -149,6 +151,21 @@ impl Bucket {
             .with_help("see whether the connection to the server is stable and the disk has space"))
     }
 
+    /// The parts of an upload once more. None: the file is not there, or another one; or the upload is gone by now.
+    fn send_again(&self, upload: &Upload, key: &str, path: &Path) -> Result<Option<Vec<UploadedPart>>, Fault> {
+        let Some((file, bytes)) = opened(path).ok().filter(|(_, bytes)| *bytes as u64 == upload.bytes) else {
+            return Ok(None);
+        };
+        let part = |start, bytes| read_at(&file, path, start, bytes);
+        let sent = self.wait(upload::send(self, &upload.name, key, &upload.id, bytes, part));
+        match sent {
+            Ok(parts) => Ok(Some(parts)),
+            // The next attempt says what has become of it.
+            Err(fault) if fault.message.contains("NoSuchUpload") => Ok(None),
+            Err(fault) => Err(fault),
+        }
+    }
+
     fn list_keys(&self, prefix: &str) -> Result<Vec<(String, u64)>, Fault> {
         self.wait(async {
             let request = self.client.list_objects_v2().bucket(&self.bucket).prefix(format!("{}{prefix}", self.prefix));
@@ -252,14 +269,16 @@ impl RemoteFolder for Bucket {
         self.wait(upload::begin(self, name, self.key(name)?, bytes, |start, bytes| read_at(&file, path, start, bytes)))
     }
 
-    fn complete(&self, upload: &Upload) -> Result<Completed, Fault> {
+    fn complete(&self, upload: &Upload, file: Option<&Path>) -> Result<Completed, Fault> {
         let key = self.key(&upload.name)?;
+        let mut parts = upload::parts_of(&upload.parts);
         let mut attempts = 0;
         loop {
-            let refused = match self.wait(upload::complete(self, &key, &upload.id, upload::parts_of(upload))) {
+            let refused = match self.wait(upload::complete(self, &key, &upload.id, parts.clone())) {
                 Ok(()) => return Ok(Completed::Now),
                 Err(e) if e.code() == Some("NoSuchUpload") => None,
-                // Parts are gone while somebody else completes the same upload: MinIO says so for a moment.
+                // Parts are gone while somebody else completes the same upload: MinIO says so for a moment. It says so for
+                // ever if that somebody was killed meanwhile.
                 Err(e) if e.code() == Some("InvalidPart") => Some(e),
                 Err(e) => return Err(self.faults.of("write", &upload.name, e)),
             };
@@ -267,8 +286,18 @@ impl RemoteFolder for Bucket {
             match (self.size(&upload.name)?, refused) {
                 (Some(bytes), _) if bytes == upload.bytes => return Ok(Completed::Before),
                 (_, None) => return Ok(Completed::Gone),
-                (_, Some(e)) if attempts == COMPLETIONS_MAX => return Err(self.faults.of("write", &upload.name, e)),
+                (_, Some(e)) if attempts >= COMPLETIONS_MAX => {
+                    let help = "the server has lost what was uploaded, and the file that it came from is not on this machine: its \
+                                rows can only be had from an earlier checkpoint";
+                    let fault = self.faults.of("write", &upload.name, e);
+                    return Err(Fault { help: Some(help.into()), ..fault });
+                }
                 (_, Some(_)) => std::thread::sleep(COMPLETION_PAUSE),
+            }
+            if attempts >= REPAIR_FROM
+                && let Some(again) = file.map(|file| self.send_again(upload, &key, file)).transpose()?.flatten()
+            {
+                parts = upload::parts_of(&again);
             }
         }
     }

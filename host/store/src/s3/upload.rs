@@ -25,7 +25,7 @@ pub async fn parts(
     part: impl Fn(usize, usize) -> Result<Vec<u8>, Fault>,
 ) -> Result<(), Fault> {
     let begun = begin(bucket, name, key.clone(), bytes, part).await?;
-    let completed = complete(bucket, &key, &begun.id, parts_of(&begun)).await;
+    let completed = complete(bucket, &key, &begun.id, parts_of(&begun.parts)).await;
     let completed = completed.map_err(|e| bucket.faults.of("write", name, e));
     if completed.is_err() {
         give_up(bucket, name, &key, &begun.id).await;
@@ -44,20 +44,30 @@ pub async fn begin(
     let begun = bucket.client.create_multipart_upload().bucket(&bucket.bucket).key(&key).send().await;
     let begun = begun.map_err(|e| bucket.faults.of("write", name, e))?;
     let id = begun.upload_id().unwrap_or_default().to_owned();
-    let sent = Sending { bucket, name, key: &key, id: &id }.send(bytes, part).await;
-    match sent {
-        Ok(parts) => {
-            let part = |part: &CompletedPart| UploadedPart {
-                etag: part.e_tag().unwrap_or_default().to_owned(),
-                crc32: part.checksum_crc32().map(str::to_owned),
-            };
-            Ok(Upload { name: name.to_owned(), id, bytes: bytes as u64, parts: parts.iter().map(part).collect() })
-        }
+    match send(bucket, name, &key, &id, bytes, part).await {
+        Ok(parts) => Ok(Upload { name: name.to_owned(), id, bytes: bytes as u64, parts }),
         Err(fault) => {
             give_up(bucket, name, &key, &id).await;
             Err(fault)
         }
     }
+}
+
+/// Sends the parts of an upload that was begun: for the first time, or once more.
+pub async fn send(
+    bucket: &Bucket,
+    name: &str,
+    key: &str,
+    id: &str,
+    bytes: usize,
+    part: impl Fn(usize, usize) -> Result<Vec<u8>, Fault>,
+) -> Result<Vec<UploadedPart>, Fault> {
+    let sent = Sending { bucket, name, key, id }.send(bytes, part).await?;
+    let part = |part: &CompletedPart| UploadedPart {
+        etag: part.e_tag().unwrap_or_default().to_owned(),
+        crc32: part.checksum_crc32().map(str::to_owned),
+    };
+    Ok(sent.iter().map(part).collect())
 }
 
 async fn give_up(bucket: &Bucket, name: &str, key: &str, id: &str) {
@@ -69,12 +79,12 @@ async fn give_up(bucket: &Bucket, name: &str, key: &str, id: &str) {
 }
 
 /// The parts as the protocol names them.
-pub fn parts_of(upload: &Upload) -> Vec<CompletedPart> {
+pub fn parts_of(parts: &[UploadedPart]) -> Vec<CompletedPart> {
     let part = |(number, part): (i32, &UploadedPart)| {
         let completed = CompletedPart::builder().part_number(number).e_tag(&part.etag);
         completed.set_checksum_crc32(part.crc32.clone()).build()
     };
-    (1..).zip(&upload.parts).map(part).collect()
+    (1..).zip(parts).map(part).collect()
 }
 
 /// Shows the object.

@@ -28,6 +28,7 @@ rm -rf "$FOLDER" "$FOLDER.log"
 pub struct S3Server {
     process: Child,
     address: String,
+    folder: PathBuf,
 }
 
 impl S3Server {
@@ -59,7 +60,7 @@ impl S3Server {
             .stdin(Stdio::piped())
             .spawn()
             .ok()?;
-        let server = Self { process, address };
+        let server = Self { process, address, folder };
         let deadline = Instant::now() + START_TIME;
         while Instant::now() < deadline {
             if server.is_ready() {
@@ -80,6 +81,21 @@ impl S3Server {
             Ok(answer)
         };
         ask().is_ok_and(|answer| answer.lines().next().is_some_and(|status| status.contains(" 200 ")))
+    }
+
+    /// Loses the parts of all uploads under way, as it does itself when the request to complete one is cut off at the wrong moment:
+    /// they are there, but what it knows of them is not. Their number.
+    pub fn lose_parts(&self) -> usize {
+        fn sweep(folder: &Path) -> usize {
+            let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+            let lost = entries.map(|entry| {
+                let (path, name) = (entry.path(), entry.file_name());
+                let is_note = name.to_string_lossy().starts_with("part.") && name.to_string_lossy().ends_with(".meta");
+                if path.is_dir() { sweep(&path) } else { usize::from(is_note && std::fs::remove_file(&path).is_ok()) }
+            });
+            lost.sum()
+        }
+        sweep(&self.folder.join(".minio.sys").join("multipart"))
     }
 
     /// How to reach it.

@@ -76,6 +76,29 @@ fn refusals_say_what_to_do() {
 }
 
 #[test]
+fn what_a_server_has_lost_of_an_upload_is_sent_again() {
+    let server = S3Server::start();
+    let bucket = Bucket::open("losses", "", &server.options()).unwrap();
+    bucket.create_bucket().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("file");
+    for bytes in [5, 40 << 20] {
+        std::fs::write(&path, vec![7; bytes]).unwrap();
+        let upload = bucket.upload("name", &path).unwrap();
+        assert_eq!(server.lose_parts(), upload.parts.len());
+        assert_eq!(bucket.complete(&upload, Some(&path)).unwrap(), Completed::Now);
+        assert_eq!(bucket.get("name").unwrap(), Some(vec![7; bytes]));
+        bucket.delete(&["name".to_owned()]).unwrap();
+    }
+    let upload = bucket.upload("name", &path).unwrap();
+    server.lose_parts();
+    std::fs::write(&path, b"another file").unwrap();
+    let fault = bucket.complete(&upload, Some(&path)).unwrap_err();
+    assert!(fault.message.contains("InvalidPart"), "{fault}");
+    assert!(fault.help.as_ref().is_some_and(|help| help.contains("earlier checkpoint")), "{fault}");
+}
+
+#[test]
 fn an_upload_shows_nothing_until_it_is_completed() {
     let server = S3Server::start();
     let bucket = Bucket::open("uploads", "folder", &server.options()).unwrap();
@@ -91,18 +114,18 @@ fn an_upload_shows_nothing_until_it_is_completed() {
         let listed = bucket.uploads().unwrap();
         assert!(listed.iter().all(|found| *found == (name.to_owned(), upload.id.clone())), "{listed:?}");
         let again = serde_json::from_str(&serde_json::to_string(&upload).unwrap()).unwrap();
-        assert_eq!(bucket.complete(&again).unwrap(), Completed::Now);
-        assert_eq!(bucket.complete(&upload).unwrap(), Completed::Before, "it can be repeated");
+        assert_eq!(bucket.complete(&again, None).unwrap(), Completed::Now);
+        assert_eq!(bucket.complete(&upload, None).unwrap(), Completed::Before, "it can be repeated");
         assert_eq!(bucket.get(name).unwrap(), Some(vec![7; bytes]));
         bucket.delete(&[name.to_owned()]).unwrap();
-        assert_eq!(bucket.complete(&upload).unwrap(), Completed::Gone);
+        assert_eq!(bucket.complete(&upload, None).unwrap(), Completed::Gone);
     }
     let upload = bucket.upload("given-up", &path).unwrap();
     for _ in 0..2 {
         bucket.abandon("given-up", &upload.id).unwrap();
     }
     assert_eq!(bucket.uploads().unwrap(), []);
-    assert_eq!(bucket.complete(&upload).unwrap(), Completed::Gone);
+    assert_eq!(bucket.complete(&upload, None).unwrap(), Completed::Gone);
     let gone = bucket.upload("x", &folder.path().join("nothing")).unwrap_err();
     assert!(gone.message.contains("nothing") && gone.help.is_some(), "{gone}");
 }

@@ -7,7 +7,7 @@ use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, RecordBa
 use arrow::buffer::{BooleanBuffer, Buffer, ScalarBuffer};
 use arrow::datatypes::DataType;
 
-use tidemill_model::component::{Descriptor, StateKind};
+use tidemill_model::component::{Descriptor, StateDescriptor, StateKind, StateScope};
 use tidemill_model::entries::EntryUpdate;
 use tidemill_model::limits::{ENTRY_KEY_BYTES_MAX, ENTRY_VALUE_BYTES_MAX, TEXT_BYTES_MAX};
 use tidemill_model::logic::{RowError, RowsOut, StateUpdate, TimeDomain, TimerChange};
@@ -26,6 +26,8 @@ pub(crate) struct Call<'a> {
     pub(crate) rows: usize,
     /// Distinct keys that went in.
     pub(crate) keys: usize,
+    /// The rows were those of a broadcast input.
+    pub(crate) broadcast: bool,
 }
 
 impl Call<'_> {
@@ -99,13 +101,24 @@ impl Call<'_> {
             ));
         };
         let place = Place::State(&state.name);
+        let call = self.for_state(state)?;
         let keys = match update.key_index {
             all if all.is_empty() => None,
-            some => Some(self.keys_once(some, &place)?),
+            some => Some(call.keys_once(some, &place)?),
         };
-        let count = keys.as_ref().map_or(self.keys, |k| k.len());
+        let count = keys.as_ref().map_or(call.keys, |k| k.len());
         let values = lift::values(&state.field, count, update.values, &place)?;
         Ok(StateUpdate { state: index, keys, values })
+    }
+
+    /// The call as it is for a state that may be changed in it: one that belongs to no key has one value.
+    fn for_state(&self, state: &StateDescriptor) -> Result<Self, String> {
+        if state.scope == StateScope::Broadcast && !self.broadcast {
+            let name = &state.name;
+            return Err(format!("state `{name}` is broadcast, and was changed in a call that not all workers get"));
+        }
+        let keys = if state.is_shared() { 1 } else { self.keys };
+        Ok(Self { keys, ..*self })
     }
 
     pub(crate) fn entries(&self, updates: Vec<keyed::EntryUpdate>) -> Result<Vec<EntryUpdate>, String> {
@@ -119,8 +132,9 @@ impl Call<'_> {
             return Err(format!("entries of state {index}; the operator has {count} states"));
         };
         let place = Place::State(&state.name);
-        let clears = self.key_index(update.clears, &place)?;
-        let keys = self.key_index(update.key_index, &place)?;
+        let call = self.for_state(state)?;
+        let clears = call.key_index(update.clears, &place)?;
+        let keys = call.key_index(update.key_index, &place)?;
         let (count, given) = (keys.len(), update.entry_keys.len());
         let mut entry_keys = update.entry_keys.into_iter();
         let entries = match (&state.kind, entry_keys.next()) {

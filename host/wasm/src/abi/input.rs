@@ -49,7 +49,9 @@ impl LoweredKeys {
             (Some(schema), Some(keys)) => Lowered::rows(schema, keys).map_err(|error| format!("keys: {error}"))?,
             _ => Lowered::default(),
         };
-        if states.len() != values.len() || values.iter().any(|v| v.len() != count) {
+        let fits =
+            |(state, values): (&StateDescriptor, &ArrayRef)| values.len() == if state.is_shared() { 1 } else { count };
+        if states.len() != values.len() || !states.iter().zip(values).all(fits) {
             return Err(format!("{} state columns of {count} keys were passed for {}", values.len(), states.len()));
         }
         let mut lowered = Lowered::default();

@@ -1,6 +1,6 @@
 //! What is refused before any of it runs, and what `describe` may say.
 
-use tidemill_model::component::LogicKind;
+use tidemill_model::component::{LogicKind, StateScope};
 use tidemill_model::fault::FaultKind;
 use tidemill_wasm::encode_component;
 use wasm_encoder::{
@@ -122,13 +122,17 @@ fn a_description_is_checked() {
 fn a_description_becomes_a_descriptor() {
     let component = evil();
     let names: Vec<&str> = component.operators().iter().map(|o| o.name.as_str()).collect();
-    assert_eq!(names, ["echo", "map", "filter", "echo_keyed", "keyed"]);
-    let [echo, map, filter, _, keyed] = component.operators() else { panic!("five operators") };
+    assert_eq!(names, ["echo", "map", "filter", "echo_keyed", "keyed", "shared"]);
+    let [echo, map, filter, _, keyed, shared] = component.operators() else { panic!("six operators") };
     assert_eq!((echo.kind, filter.kind, keyed.kind), (LogicKind::Map, LogicKind::Filter, LogicKind::Keyed));
     assert_eq!(map.doc, "Does evil as `map`.");
     assert!(echo.changes && echo.reads_time && !map.changes);
     assert_eq!(map.outputs[1].name, "side");
-    assert!(keyed.states.iter().all(|s| s.field.is_nullable()));
+    assert!(keyed.states.iter().all(|s| s.field.is_nullable() && s.scope == StateScope::Key));
+    assert_eq!(shared.inputs.iter().map(|port| port.broadcast).collect::<Vec<_>>(), [false, true]);
+    let scopes = shared.states.iter().map(|state| state.scope);
+    let (broadcast, split) = (StateScope::Broadcast, StateScope::Split);
+    assert_eq!(scopes.collect::<Vec<_>>(), [StateScope::Key, broadcast, broadcast, split]);
     assert_eq!(component.digest().len(), 64);
     assert!(component.imports().contains(&"tidemill:operator/logging@0.1.0".to_owned()));
     assert!(component.exports().contains(&"tidemill:operator/keyed@0.1.0".to_owned()));

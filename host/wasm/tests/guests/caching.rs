@@ -19,7 +19,7 @@ fn files(folder: &Path) -> Vec<PathBuf> {
 fn load(folder: &Path) -> std::time::SystemTime {
     let component = encode_component(core()).unwrap();
     let loaded = host(Some(folder.to_owned())).load_bytes("evil.wasm", &component).unwrap();
-    assert_eq!(loaded.operators().len(), 5);
+    assert_eq!(loaded.operators().len(), 6);
     let files = files(folder);
     assert_eq!(files.len(), 1, "one file, and nothing temporary: {files:?}");
     assert!(files[0].file_name().unwrap().to_str().unwrap().starts_with(loaded.digest()));

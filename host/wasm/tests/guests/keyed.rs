@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, StringArray};
 use arrow::datatypes::Int64Type;
 use tidemill_model::entries::{EntryReads, EntryRows, NoEntries};
-use tidemill_model::logic::{KeyedIn, LogicError, TimeDomain, TimerChange, TimersIn};
+use tidemill_model::logic::{KeyedIn, LogicError, RowsIn, TimeDomain, TimerChange, TimersIn};
 use tidemill_model::time::Now;
 
 use crate::support::{numbers, open};
@@ -169,4 +169,49 @@ fn states_that_do_not_match_the_descriptor_are_the_hosts_mistake() {
     wrong.states.swap(0, 1);
     let text = open("keyed", &[]).unwrap().process_keyed(&wrong, &mut NoEntries).unwrap_err().to_string();
     assert!(text.contains("state `count`: column `value` was passed as utf8, but is declared as int64"), "{text}");
+}
+
+/// Two rows of two keys, or two for all workers.
+fn shared(input: usize) -> KeyedIn {
+    let none = || Arc::new(BooleanArray::from(vec![false])) as ArrayRef;
+    let key_index: Vec<u32> = if input == 0 { vec![0, 1] } else { vec![] };
+    let keys = key_index.len();
+    KeyedIn {
+        rows: RowsIn { input, ..numbers(&[7, 8]) },
+        key_index: key_index.into(),
+        key_count: keys,
+        keys: None,
+        states: vec![
+            Arc::new(Int64Array::from(vec![None; keys])),
+            Arc::new(Int64Array::from(vec![None])),
+            none(),
+            none(),
+        ],
+    }
+}
+
+#[test]
+fn states_of_no_key_change_as_their_scope_allows() {
+    let changed = |input| open("shared", &[]).unwrap().process_keyed(&shared(input), &mut NoEntries).unwrap();
+    let of_all = changed(1);
+    assert_eq!((of_all.updates[0].state, of_all.updates[0].values.len()), (1, 1));
+    assert_eq!((of_all.entries[0].state, &of_all.entries[0].keys[..]), (2, &[0, 0][..]));
+    assert_eq!(changed(0).entries[0].state, 3);
+    let foreign = "is broadcast, and was changed in a call that not all workers get";
+    for (input, mode, expected) in [
+        (0, "all-value", format!("state `total` {foreign}")),
+        (0, "all-entry", format!("state `rules` {foreign}")),
+        (0, "all-clear", format!("state `rules` {foreign}")),
+        (1, "value-key", "state `total`: key 1, but the call is about 1 keys".to_owned()),
+        (1, "value-two", "state `total`: data has 16 bytes, 1 rows of int64 need 8".to_owned()),
+        (0, "entry-key", "state `parked`: key 1, but the call is about 1 keys".to_owned()),
+        (1, "clear-key", "state `parked`: key 1, but the call is about 1 keys".to_owned()),
+        (1, "nobodys-value", "state `count`: key 0, but the call is about 0 keys".to_owned()),
+        (1, "nobodys-timer", "timers: key 0, but the call is about 0 keys".to_owned()),
+    ] {
+        match open("shared", &[("do", mode)]).unwrap().process_keyed(&shared(input), &mut NoEntries) {
+            Err(LogicError::Trap(text)) => assert_eq!(text, format!("returned a malformed answer: {expected}")),
+            other => panic!("{mode}: {other:?}"),
+        }
+    }
 }

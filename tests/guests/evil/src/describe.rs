@@ -10,6 +10,17 @@ pub fn describe(case: &[u8]) -> Vec<Descriptor> {
         operator("filter", "filter", vec![port("in", vec![field("n", "int64", false, 0)])], vec![]),
         operator("echo_keyed", "keyed", vec![port("in", every_type())], vec![port("out", every_type())]),
         operator("keyed", "keyed", vec![port("in", vec![field("n", "int64", false, 0)])], outputs()),
+        operator("shared", "keyed", vec![port("in", vec![field("n", "int64", false, 0)])], outputs()),
+    ];
+    let to_all = Port { broadcast: true, ..port("all", vec![field("n", "int64", false, 0)]) };
+    all[5].inputs.push(to_all);
+    let scoped = |scope: &str, of: StateDescriptor| StateDescriptor { scope: scope.into(), ..of };
+    let list = |name: &str| StateDescriptor { kind: "list".into(), ..state(name, "int64") };
+    all[5].states = vec![
+        state("count", "int64"),
+        scoped("broadcast", state("total", "int64")),
+        scoped("broadcast", list("rules")),
+        scoped("split", list("parked")),
     ];
     all[0].changes = true;
     all[0].reads_time = true;
@@ -50,7 +61,7 @@ fn operator(name: &str, kind: &str, inputs: Vec<Port>, outputs: Vec<Port>) -> De
 }
 
 fn port(name: &str, fields: Vec<Field>) -> Port {
-    Port { name: name.into(), fields, carry: false }
+    Port { name: name.into(), fields, carry: false, broadcast: false }
 }
 
 fn field(name: &str, type_name: &str, nullable: bool, children: u32) -> Field {
@@ -61,6 +72,7 @@ fn state(name: &str, type_name: &str) -> StateDescriptor {
     let value = field("value", type_name, true, 0);
     StateDescriptor {
         name: name.into(),
+        scope: "key".into(),
         kind: "value".into(),
         entry_key: Vec::new(),
         value,

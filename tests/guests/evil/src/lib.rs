@@ -16,6 +16,8 @@ mod entries;
 mod keyed;
 mod rows;
 mod ruin;
+#[cfg(not(feature = "stateless"))]
+mod shared;
 
 use std::cell::RefCell;
 

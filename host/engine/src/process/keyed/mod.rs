@@ -13,7 +13,7 @@ mod versions;
 use arrow::array::{ArrayRef, RecordBatch};
 use arrow::datatypes::SchemaRef;
 use tidemill_model::component::StateDescriptor;
-use tidemill_model::entries::EntryReads;
+use tidemill_model::entries::{EntryReads, EntryUpdate};
 use tidemill_model::key::KeyEncoder;
 use tidemill_model::logic::{Effects, Logic, LogicError, StateUpdate};
 use tidemill_model::operator::OpenedLogic;
@@ -26,6 +26,7 @@ use self::tasks::{Due, RowTask, TimerTask};
 use super::distinct::Distinct;
 use super::entries::{EntryKeys, Reads};
 use super::migrate::Migration;
+use super::shared::{Place, Shared};
 use super::stored;
 use super::trial::Trial;
 use super::{Amplification, Common, Work};
@@ -39,8 +40,10 @@ pub(super) struct Keyed {
     common: Common,
     logic: Box<dyn Logic>,
     state: Box<dyn StateBackend>,
-    /// One per input; they agree on types.
-    encoders: Vec<KeyEncoder>,
+    /// States that belong to no key, if there are any.
+    shared: Option<Box<Shared>>,
+    /// One per input, none where rows have no key; they agree on types.
+    encoders: Vec<Option<KeyEncoder>>,
     key_schema: SchemaRef,
     entry_keys: EntryKeys,
     timers: Timers,
@@ -64,14 +67,16 @@ impl Keyed {
         common: Common,
         logic: Box<dyn Logic>,
         state: Box<dyn StateBackend>,
-        encoders: Vec<KeyEncoder>,
+        shared: Option<Box<Shared>>,
+        encoders: Vec<Option<KeyEncoder>>,
         key_schema: SchemaRef,
     ) -> Result<Self, Fault> {
-        let entry_keys = EntryKeys::new(&common.descriptor.states)?;
+        let entry_keys = EntryKeys::new(of_keys(&common, &shared))?;
         Ok(Self {
             common,
             logic,
             state,
+            shared,
             encoders,
             key_schema,
             entry_keys,
@@ -94,10 +99,15 @@ impl Keyed {
         slots: &[Slot],
         call: impl FnOnce(&mut dyn Logic, &mut dyn EntryReads) -> Result<Effects, LogicError>,
     ) -> Result<Result<Effects, LogicError>, Fault> {
-        let (backend, states) = (self.state.as_mut(), &self.common.descriptor.states[..]);
-        let mut reads = Reads { backend, states, keys: &self.entry_keys, slots, failed: None };
+        let Some(shared) = &mut self.shared else {
+            let (backend, states) = (self.state.as_mut(), &self.common.descriptor.states[..]);
+            let mut reads = Reads { backend, states, keys: &self.entry_keys, slots, failed: None };
+            let result = call(self.logic.as_mut(), &mut reads);
+            return reads.failed.map_or(Ok(result), Err);
+        };
+        let mut reads = shared.reads(self.state.as_mut(), &self.entry_keys, slots);
         let result = call(self.logic.as_mut(), &mut reads);
-        reads.failed.map_or(Ok(result), Err)
+        reads.failed().map_or(Ok(result), Err)
     }
 
     /// Goes on with rows, then with timers, until a batch's worth has come out.
@@ -147,7 +157,7 @@ impl Keyed {
     }
 
     fn resolve(&mut self, input: usize, batch: &Batch) -> Result<Vec<Slot>, Fault> {
-        let encoder = &self.encoders[input];
+        let Some(encoder) = &self.encoders[input] else { return Ok(self.distinct.take_buffer()) };
         let hashes = match &batch.hashes {
             Some(hashes) => hashes.clone(),
             None => encoder.hashes(batch)?,
@@ -194,8 +204,9 @@ impl Keyed {
         Ok(true)
     }
 
+    /// States of keys.
     fn states(&self) -> &[StateDescriptor] {
-        &self.common.descriptor.states
+        of_keys(&self.common, &self.shared)
     }
 
     /// All that the backend holds.
@@ -216,23 +227,39 @@ impl Keyed {
             let lifted = self.migration.lift(self.state.as_mut(), self.logic.as_mut(), slots);
             lifted.map_err(|fault| fault.at(&self.common.rejects.node))?;
         }
-        (0..self.common.descriptor.states.len()).map(|state| self.state.gather(state, slots)).collect()
+        let of_keys =
+            (0..self.states().len()).map(|state| self.state.gather(state, slots)).collect::<Result<_, _>>()?;
+        match &mut self.shared {
+            None => Ok(of_keys),
+            Some(shared) => shared.gather(of_keys),
+        }
     }
 
     /// Key columns of slots, from their bytes.
     fn decode(&self, slots: &[Slot]) -> Result<RecordBatch, Fault> {
-        let columns = self.encoders[0].decode(slots.iter().map(|&s| self.state.key(s)))?;
+        let Some(encoder) = self.encoders.iter().flatten().next() else {
+            return Err(Fault::internal("a key of an operator that has none"));
+        };
+        let columns = encoder.decode(slots.iter().map(|&s| self.state.key(s)))?;
         Ok(RecordBatch::try_new(self.key_schema.clone(), columns)?)
     }
 
-    /// Stores what a call changed. `slots`: the keys of the call.
-    fn store(&mut self, effects: &Effects, slots: &[Slot]) -> Result<(), Fault> {
+    /// Stores what a call changed. `slots`: the keys of the call. `broadcast`: it was about rows of a broadcast input.
+    fn store(&mut self, effects: &Effects, slots: &[Slot], broadcast: bool) -> Result<(), Fault> {
         for update in &effects.updates {
-            self.update(update, slots)?;
+            self.update(update, slots, broadcast)?;
         }
         for update in &effects.entries {
+            let place = self.place(update.state);
             let undo = self.trial.as_mut().map(|trial| &mut trial.entries);
-            let stored = self.entry_keys.store(update, slots, self.state.as_mut(), undo)?;
+            let stored = match (place, &mut self.shared) {
+                (Place::Shared(index), Some(shared)) => shared.store(index, update, broadcast)?,
+                (Place::OfKeys(index), Some(_)) => {
+                    let update = EntryUpdate { state: index, ..update.clone() };
+                    self.entry_keys.store(&update, slots, self.state.as_mut(), undo)?
+                }
+                (_, None) => self.entry_keys.store(update, slots, self.state.as_mut(), undo)?,
+            };
             stored.map_err(|wrong| self.common.malformed(wrong))?;
         }
         for change in &effects.timers {
@@ -257,19 +284,36 @@ impl Keyed {
         Ok(())
     }
 
-    fn update(&mut self, update: &StateUpdate, slots: &[Slot]) -> Result<(), Fault> {
+    /// Where a state is.
+    fn place(&self, state: usize) -> Place {
+        self.shared.as_ref().map_or(Place::OfKeys(state), |shared| shared.place(state))
+    }
+
+    fn update(&mut self, update: &StateUpdate, slots: &[Slot], broadcast: bool) -> Result<(), Fault> {
         if update.state >= self.common.descriptor.states.len() {
             return Err(self.common.malformed(format!("a value for state {}, which does not exist", update.state)));
         }
+        let state = match (self.place(update.state), &mut self.shared) {
+            (Place::Shared(index), Some(shared)) => {
+                let stored = shared.update(index, update, broadcast)?;
+                return stored.map_err(|wrong| self.common.malformed(wrong));
+            }
+            (Place::Shared(index) | Place::OfKeys(index), _) => index,
+        };
         let Some(keys) = &update.keys else {
-            return self.state.scatter(update.state, slots, &update.values);
+            return self.state.scatter(state, slots, &update.values);
         };
         let chosen: Option<Vec<Slot>> = keys.iter().map(|&k| slots.get(k as usize).copied()).collect();
         match chosen {
-            Some(chosen) => self.state.scatter(update.state, &chosen, &update.values),
+            Some(chosen) => self.state.scatter(state, &chosen, &update.values),
             None => Err(self.common.malformed(format!("a value for a key beyond the {} of the call", slots.len()))),
         }
     }
+}
+
+/// The states that the backend of keys holds for the logic.
+fn of_keys<'a>(common: &'a Common, shared: &'a Option<Box<Shared>>) -> &'a [StateDescriptor] {
+    shared.as_ref().map_or(&common.descriptor.states, |shared| shared.of_keys())
 }
 
 impl Operator for Keyed {
@@ -288,7 +332,8 @@ impl Operator for Keyed {
         self.firing = true;
         // What the trial has not touched it need not put back.
         if !self.migration.is_done() && self.trial.is_none() {
-            let swept = self.migration.sweep(self.state.as_mut(), self.logic.as_mut(), &self.common.descriptor.states);
+            let states = of_keys(&self.common, &self.shared);
+            let swept = self.migration.sweep(self.state.as_mut(), self.logic.as_mut(), states);
             swept.map_err(|fault| fault.at(&self.common.rejects.node))?;
         }
         self.go(out)
@@ -301,16 +346,23 @@ impl Operator for Keyed {
     fn snapshot(&mut self, form: Form) -> Result<Snapshot, Fault> {
         let mut snapshot = self.state.snapshot(form)?;
         snapshot.tables.extend(stored::tables(&self.timers, self.state.as_ref()));
+        if let Some(shared) = &mut self.shared {
+            shared.snapshot(&mut snapshot)?;
+        }
         Ok(snapshot)
     }
 
     fn restore(&mut self, from: &dyn Restore) -> Result<(), Fault> {
-        let earlier = self.earlier(from)?;
+        let (shared, earlier): (Vec<_>, Vec<_>) = self.earlier(from)?.into_iter().partition(|state| state.is_shared());
         if !earlier.is_empty() {
             self.migration = Migration::new(self.states(), &earlier, &[]);
             self.state.redescribe(&self.held_states())?;
         }
         self.state.restore(from)?;
+        if let Some(own) = &mut self.shared {
+            let restored = own.restore(from, &shared, self.logic.as_mut());
+            restored.map_err(|fault| fault.at(&self.common.rejects.node))?;
+        }
         stored::restore(&mut self.timers, self.state.as_mut(), from)?;
         // Lateness goes on from there; a timer of the wall clock that is in the past fires at the next tick.
         self.now = from.now();

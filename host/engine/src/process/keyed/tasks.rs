@@ -30,14 +30,18 @@ impl RowTask<'_> {
         if !self.op.common.descriptor.reads_keys {
             return Ok(None);
         }
+        let Some(encoder) = &self.op.encoders[self.input] else {
+            return Ok(Some(RecordBatch::new_empty(self.op.key_schema.clone())));
+        };
         let rows = UInt32Array::from(first_rows.to_vec());
-        let columns = self.op.encoders[self.input].key_columns(part);
+        let columns = encoder.key_columns(part);
         let columns: Result<Vec<ArrayRef>, _> = columns.iter().map(|c| take(c, &rows, None)).collect();
         Ok(Some(RecordBatch::try_new(self.op.key_schema.clone(), columns?)?))
     }
 
     fn apply(&mut self, part: &Batch, offset: usize, slots: &[Slot], effects: Effects) -> Result<(), Fault> {
-        self.op.store(&effects, slots)?;
+        let broadcast = self.op.common.descriptor.inputs[self.input].broadcast;
+        self.op.store(&effects, slots, broadcast)?;
         for error in effects.errors {
             let row = error.row as usize;
             if row >= part.num_rows() {
@@ -47,7 +51,8 @@ impl RowTask<'_> {
             self.out.count("row_errors", 1);
             self.reject(offset + row, error.message)?;
         }
-        let parents = Parents { rows: part.num_rows(), batch: Some(part), times: part.times.as_ref() };
+        let times = part.times.as_ref();
+        let parents = Parents { rows: part.num_rows(), batch: Some(part), carried: !broadcast, times };
         for rows in effects.outputs {
             let added = self.op.common.outputs.add(rows, &parents);
             added.map_err(|e| self.op.common.malformed(e))?;
@@ -56,10 +61,10 @@ impl RowTask<'_> {
     }
 
     fn reject(&mut self, row: usize, error: String) -> Result<(), Fault> {
-        let columns = self.op.encoders[self.input].key_columns(self.batch);
-        let key = key_text(&self.op.key_schema, &columns, row);
+        let columns = self.op.encoders[self.input].as_ref().map(|encoder| encoder.key_columns(self.batch));
+        let key = columns.map(|columns| key_text(&self.op.key_schema, &columns, row));
         let time = self.batch.times.as_ref().map(|t| t[row]);
-        self.op.common.rejects.reject(self.out, self.batch.rows(), row, time, Some(key), error)
+        self.op.common.rejects.reject(self.out, self.batch.rows(), row, time, key, error)
     }
 }
 
@@ -68,7 +73,8 @@ impl Attempt for RowTask<'_> {
         let whole = rows.len() == self.batch.num_rows();
         let part = if whole { self.batch.clone() } else { self.batch.slice(rows.start, rows.len()) };
         let crossing = if whole { self.crossing.clone() } else { self.crossing.slice(rows.start, rows.len()) };
-        let keys = self.op.distinct.index(&self.slots[rows.clone()]);
+        // Rows without a key have no slots.
+        let keys = self.op.distinct.index(self.slots.get(rows.clone()).unwrap_or_default());
         let input = KeyedIn {
             rows: RowsIn {
                 input: self.input,
@@ -115,7 +121,7 @@ pub(super) struct TimerTask<'a> {
 
 impl TimerTask<'_> {
     fn apply(&mut self, timers: Range<usize>, times: &ScalarBuffer<i64>, effects: Effects) -> Result<(), Fault> {
-        self.op.store(&effects, &self.due.slots[timers.clone()])?;
+        self.op.store(&effects, &self.due.slots[timers.clone()], false)?;
         for error in effects.errors {
             let timer = error.row as usize;
             if timer >= timers.len() {
@@ -127,7 +133,7 @@ impl TimerTask<'_> {
         }
         // As in Flink, what a processing-time timer emits has no event time of its own.
         let times = Some(times).filter(|_| self.due.domain == TimeDomain::Event);
-        let parents = Parents { rows: timers.len(), batch: None, times };
+        let parents = Parents { rows: timers.len(), batch: None, carried: false, times };
         for rows in effects.outputs {
             let added = self.op.common.outputs.add(rows, &parents);
             added.map_err(|e| self.op.common.malformed(e))?;

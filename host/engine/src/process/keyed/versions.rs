@@ -24,7 +24,8 @@ impl Keyed {
         }
         let mut earlier = Vec::new();
         for stored in from.states() {
-            let Some(state) = self.states().iter().find(|state| state.name == stored.name) else {
+            let declared = &self.common.descriptor.states;
+            let Some(state) = declared.iter().find(|state| state.name == stored.name) else {
                 let message =
                     format!("the snapshot holds the state `{}`, which `{operator}` does not declare", stored.name);
                 return Err(
@@ -37,6 +38,13 @@ impl Keyed {
                     "state `{name}` was written by version {newer}, but `{operator}` declares version {own}"
                 ))
                 .with_help("use the component that wrote it, or a newer one"));
+            }
+            if stored.scope != state.scope {
+                let (name, before, now) = (&stored.name, stored.scope.name(), state.scope.name());
+                let message =
+                    format!("state `{name}` was stored with the scope `{before}`, but `{operator}` declares `{now}`");
+                let help = "give the new one another name, and give up what the old one holds with `--drop-state`";
+                return Err(Fault::config(message).with_help(help));
             }
             if stored.version < state.version {
                 fits(&stored, state)?;
