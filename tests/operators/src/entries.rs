@@ -120,6 +120,10 @@ impl KeyedOperator for Vocabulary {
     type In<'a> = Word<'a>;
     type Out<'a> = Counted<'a>;
 
+    fn prefetch(&mut self, row: Word<'_>) {
+        self.words.prefetch(row.word);
+    }
+
     fn process(&mut self, row: Word<'_>, ctx: &mut Context<Self>) -> Result<()> {
         self.words.put(row.word, self.words.get(row.word).unwrap_or_default() + 1);
         ctx.set_event_timer(i64::MAX);
@@ -164,6 +168,10 @@ impl KeyedOperator for Digits {
     fn open(&mut self, config: &Config<'_>) -> Result<()> {
         self.size_ms = config.get::<Duration>("size")?.as_millis() as i64;
         Ok(())
+    }
+
+    fn prefetch(&mut self, row: Part) {
+        self.digits.prefetch(&row.n.rem_euclid(10));
     }
 
     fn process(&mut self, row: Part, ctx: &mut Context<Self>) -> Result<()> {
