@@ -132,18 +132,9 @@ const FRAGMENTS: &[Fragment] = &[
         sources: &["rows", "rules"],
         operators: "
   readings: { input: rows, select: [k as sensor, cast(g % 3 as varchar) as kind, t as at, n as value] }
-  limits: { input: rules, select: [cast(g % 3 as varchar) as kind, t as at, abs(n) as value] }
+  limits: { input: rules, select: [cast(g % 3 as varchar) as kind, t as at, n * n as value] }
   alarms: { inputs: { readings: readings, rules: limits }, key: { readings: [sensor] }, component: cases, operator: alarms }",
         sinks: &[("alarms_out", "alarms")],
-        keyed: &[],
-    },
-    Fragment {
-        name: "what all workers have seen",
-        sources: &["rows"],
-        operators: "
-  pages: { input: rows, select: [k as user, g as page] }
-  known: { input: pages, key: [user], component: cases, operator: known }",
-        sinks: &[("known_out", "known")],
         keyed: &[],
     },
     Fragment {
