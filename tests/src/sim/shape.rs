@@ -132,7 +132,7 @@ const FRAGMENTS: &[Fragment] = &[
         sources: &["rows", "rules"],
         operators: "
   readings: { input: rows, select: [k as sensor, cast(g % 3 as varchar) as kind, t as at, n as value] }
-  limits: { input: rules, select: [cast(g % 3 as varchar) as kind, t as at, abs(n) as value] }
+  limits: { input: rules, select: [cast(g % 3 as varchar) as kind, t as at, coalesce(abs(n), 0) as value] }
   alarms: { inputs: { readings: readings, rules: limits }, key: { readings: [sensor] }, component: cases, operator: alarms }",
         sinks: &[("alarms_out", "alarms")],
         keyed: &[],
