@@ -230,6 +230,9 @@ impl Restore for Stored {
         let chunks = self.0.iter().find(|(name, ..)| name == table).map(|(.., chunks)| chunks.clone());
         Ok(Box::new(chunks.unwrap_or_default().into_iter().map(Ok)))
     }
+    fn all_chunks(&self, table: &str) -> Result<Chunks, Fault> {
+        self.chunks(table)
+    }
     fn files(&self) -> Result<Vec<FileSet>, Fault> {
         Ok(Vec::new())
     }
