@@ -7,6 +7,7 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use tidemill::catalog::Builtins;
 use tidemill_control::Catalog;
+use tidemill_engine::process::{ProcessSpec, node};
 use tidemill_engine::windows::{TumblingSpec, tumbling};
 use tidemill_model::entries::NoEntries;
 use tidemill_model::fault::OnError;
@@ -15,6 +16,7 @@ use tidemill_model::logic::{GuestLimits, KeyedIn, Logic, OpenContext, RowsIn};
 use tidemill_model::schema::project;
 use tidemill_model::time::Now;
 use tidemill_model::{Batch, Collector, DeadRow, OperatorContext, Progress};
+use tidemill_state::HeapFactory;
 
 const SIZES: [usize; 3] = [64, 1024, 8192];
 
@@ -25,7 +27,11 @@ fn schema() -> SchemaRef {
 }
 
 fn bids(rows: usize) -> RecordBatch {
-    let n = 0..rows as i64;
+    bids_from(0, rows)
+}
+
+fn bids_from(first: i64, rows: usize) -> RecordBatch {
+    let n = first..first + rows as i64;
     let columns: Vec<ArrayRef> = vec![
         Arc::new(Int64Array::from_iter_values(n.clone().map(|i| ((i * 2_654_435_761) >> 8) % 100_000))),
         Arc::new(Int64Array::from_iter_values(n.clone().map(|i| i * 40_503 % 10_000))),
@@ -35,12 +41,16 @@ fn bids(rows: usize) -> RecordBatch {
     RecordBatch::try_new(schema(), columns).expect("columns follow the schema")
 }
 
+const COMPONENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/peers/target/operators.wasm");
+const BUILD: &str = "build it with `tidemill build benches/operators`";
+
+fn component() -> Builtins {
+    Builtins::new().expect("a WASM engine")
+}
+
 /// The operator `name` of the benchmark component, opened.
 fn guest(name: &str) -> Box<dyn Logic> {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/peers/target/operators.wasm");
-    let builtins = Builtins::new().expect("a WASM engine");
-    let logic = builtins.logic(path.as_ref(), name, GuestLimits::default());
-    let logic = logic.expect("build it with `tidemill build benches/operators`");
+    let logic = component().logic(COMPONENT.as_ref(), name, GuestLimits::default()).expect(BUILD);
     let key_schema = Arc::new(Schema::new(vec![Field::new("auction", DataType::Int64, false)]));
     let context = OpenContext {
         operator: name.into(),
@@ -80,6 +90,39 @@ fn crossing(c: &mut Criterion) {
         group.bench_function(BenchmarkId::new("keyed", rows), |b| {
             b.iter(|| count.process_keyed(&input, &mut NoEntries).expect("no trap"))
         });
+    }
+    group.finish();
+}
+
+/// A get and a put of one entry per row, as a whole node on the heap: each key has some entries, and nearly each row is one of
+/// another key.
+fn entries(c: &mut Criterion) {
+    let mut group = c.benchmark_group("entries");
+    let rows = 8192;
+    for name in ["entries", "entries_prefetched"] {
+        let logic = component().logic(COMPONENT.as_ref(), name, GuestLimits::default()).expect(BUILD);
+        let spec = ProcessSpec {
+            logic,
+            inputs: vec![schema()],
+            keys: vec![vec![0]],
+            config: Vec::new(),
+            on_error: OnError::Fail,
+            state: Arc::new(HeapFactory),
+        };
+        let context = OperatorContext { node: name.into(), worker: 0, workers: 1 };
+        let mut operator = node(spec).expect("bids fit").factory.build(&context).expect("the operator opens");
+        let batches: Vec<Batch> = (0..16).map(|n| bids_from(n * rows as i64, rows)).map(Batch::new).collect();
+        let mut pass = || {
+            for batch in &batches {
+                let mut progress = operator.on_batch(0, batch.clone(), &mut Nowhere).expect("no trap");
+                while progress == Progress::More {
+                    progress = operator.resume(&mut Nowhere).expect("no trap");
+                }
+            }
+        };
+        pass();
+        group.throughput(Throughput::Elements(rows as u64 * 16));
+        group.bench_function(BenchmarkId::new(name, rows), |b| b.iter(&mut pass));
     }
     group.finish();
 }
@@ -155,5 +198,5 @@ fn aggregates(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, crossing, exchange, aggregates);
+criterion_group!(benches, crossing, entries, exchange, aggregates);
 criterion_main!(benches);

@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tidemill_tests::sim;
 
 const SEEDS: u64 = 60;
+/// Of which one at least must find a fault of the store.
+const BROKEN_SEEDS: u64 = 200;
 
 /// A whole number from the environment.
 fn setting(name: &str) -> Option<u64> {
@@ -28,6 +30,15 @@ fn failure(seed: u64) -> Option<String> {
             Some(again(format!("{before}\nthe same seed has another trace:\n  first  {a}\n  second {b}")))
         }
     }
+}
+
+/// A checkpoint that names half of an object must not pass for one.
+#[test]
+fn a_store_that_accepts_half_of_an_object_is_found_out() {
+    let found = (1..=BROKEN_SEEDS).find_map(|seed| sim::run_with_a_broken_store(seed).err().map(|what| (seed, what)));
+    let (seed, what) = found.expect("no seed notices that the store is broken");
+    println!("seed {seed} notices it");
+    assert!(what.contains("half of an object is accepted") && what.contains("checkpoint "), "{what}");
 }
 
 #[test]

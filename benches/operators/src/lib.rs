@@ -1,4 +1,4 @@
-//! Operators over Nexmark's bids for the benchmarks: a filter, a map, a keyed count, a flat-map.
+//! Operators over Nexmark's bids for the benchmarks: a filter, a map, keyed counts, a flat-map.
 //!
 //! Natively they are reached through `OPERATORS`, so that WASM and native runs share every line.
 
@@ -75,6 +75,48 @@ impl KeyedOperator for CountBids {
     }
 }
 
+/// Bids per auction and price so far, for each bid, in a map per auction.
+#[derive(Keyed)]
+#[operator(name = "entries")]
+struct CountPrices {
+    counts: MapState<i64, i64>,
+}
+
+impl KeyedOperator for CountPrices {
+    type In<'a> = Bid;
+    type Out<'a> = Count;
+
+    fn process(&mut self, bid: Bid, ctx: &mut Context<Self>) -> Result<()> {
+        let count = self.counts.get(&bid.price).unwrap_or(0) + 1;
+        self.counts.put(&bid.price, count);
+        ctx.emit(Count { auction: bid.auction, count });
+        Ok(())
+    }
+}
+
+/// The same, but what it will read it says before.
+#[derive(Keyed)]
+#[operator(name = "entries_prefetched")]
+struct CountPricesAhead {
+    counts: MapState<i64, i64>,
+}
+
+impl KeyedOperator for CountPricesAhead {
+    type In<'a> = Bid;
+    type Out<'a> = Count;
+
+    fn prefetch(&mut self, bid: Bid) {
+        self.counts.prefetch(&bid.price);
+    }
+
+    fn process(&mut self, bid: Bid, ctx: &mut Context<Self>) -> Result<()> {
+        let count = self.counts.get(&bid.price).unwrap_or(0) + 1;
+        self.counts.put(&bid.price, count);
+        ctx.emit(Count { auction: bid.auction, count });
+        Ok(())
+    }
+}
+
 /// Rows out per row in of `amplify`.
 const AMPLIFICATION: i64 = 100;
 
@@ -101,4 +143,4 @@ impl MapOperator for Amplify {
     }
 }
 
-tidemill_sdk::export!(Every123rd, Euros, CountBids, Amplify);
+tidemill_sdk::export!(Every123rd, Euros, CountBids, CountPrices, CountPricesAhead, Amplify);

@@ -129,6 +129,7 @@ fn states(handles: &[Handle<'_>]) -> TokenStream {
         let (ms, on_read) = (a.ttl_ms, a.ttl_on_read);
         quote!((#ms, #on_read))
     });
+    let maps = states.iter().filter(|(h, _)| last_segment(h.ty).as_deref() == Some("MapState")).map(|(h, _)| h.field);
     // A state that belongs to no key has one value in each call, under the index 0.
     let scopes: Vec<String> =
         states.iter().map(|(_, a)| a.scope.as_ref().map_or_else(|| "key".to_owned(), Ident::to_string)).collect();
@@ -164,6 +165,12 @@ fn states(handles: &[Handle<'_>]) -> TokenStream {
         #[allow(unused_variables)]
         fn begin(&mut self, key: usize) {
             #( self.#of_keys.begin(key); )*
+        }
+
+        #[inline(always)]
+        fn fetch(&mut self) -> ::std::result::Result<(), internal::OpError> {
+            #( self.#maps.fetch()?; )*
+            ::std::result::Result::Ok(())
         }
 
         #[inline(always)]
@@ -219,10 +226,7 @@ fn handles(input: &DeriveInput, kind: Kind) -> Result<Vec<Handle<'_>>> {
 
 fn role(field: &Field, ident: &Ident, kind: Kind) -> Result<(String, Role)> {
     let attrs = attrs::state(&field.attrs)?;
-    let last = match &field.ty {
-        Type::Path(path) => path.path.segments.last().map(|s| s.ident.to_string()),
-        _ => None,
-    };
+    let last = last_segment(&field.ty);
     let plain = attrs::plain(ident);
     match last.as_deref() {
         Some(last) if STATES.contains(&last) && kind != Kind::Keyed => {
@@ -242,6 +246,14 @@ fn role(field: &Field, ident: &Ident, kind: Kind) -> Result<(String, Role)> {
         )),
         Some("Counter" | "Gauge") => Ok((plain, Role::Metric)),
         _ => Ok((plain, Role::Plain)),
+    }
+}
+
+/// The name of a type without its path and parameters.
+fn last_segment(ty: &Type) -> Option<String> {
+    match ty {
+        Type::Path(path) => path.path.segments.last().map(|s| s.ident.to_string()),
+        _ => None,
     }
 }
 

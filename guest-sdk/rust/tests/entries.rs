@@ -1,6 +1,8 @@
 //! Lists, maps, and values that are folded, as operators use them.
 
-use tidemill_sdk::native::{Column, Entry, OpError, OpenContext};
+use tidemill_sdk::native::{
+    BatchRef, Column, ColumnRef, Entries, Entry, EntryReads, KeyedBatch, Keys, Now, OpError, OpenContext, with_entries,
+};
 use tidemill_sdk::prelude::*;
 use tidemill_sdk::testing::TestDriver;
 
@@ -229,6 +231,91 @@ fn entries_are_migrated_value_by_value() {
         let expected = format!("state `{state}` could not be migrated: nothing is stored for nothing");
         assert_eq!(failed, Err(OpError::Fatal(expected)));
         assert!(later.migrate_state(state, 2, Column::default()).is_err());
+    }
+}
+
+#[derive(Row, Clone, Copy)]
+struct Wish {
+    entry: i64,
+}
+
+/// Adds up what the host has of the entries of its rows. Says before which these are, but for every tenth.
+#[derive(Keyed)]
+struct Adder {
+    numbers: MapState<i64, i64>,
+}
+
+impl KeyedOperator for Adder {
+    type In<'a> = Wish;
+    type Out<'a> = Wish;
+
+    fn prefetch(&mut self, wish: Wish) {
+        if wish.entry % 10 > 0 {
+            self.numbers.prefetch(&wish.entry);
+        }
+    }
+
+    fn process(&mut self, wish: Wish, ctx: &mut Context<Self>) -> Result<()> {
+        let found = self.numbers.get(&wish.entry).unwrap_or(-1);
+        // It is known by now.
+        self.numbers.prefetch(&wish.entry);
+        self.numbers.put(&wish.entry, found + 1);
+        ctx.emit(Wish { entry: self.numbers.get(&wish.entry).unwrap_or_default() });
+        Ok(())
+    }
+}
+
+/// A host that has the double of each even entry, and counts what it is asked for.
+#[derive(Default)]
+struct Doubles(Vec<usize>);
+
+impl EntryReads for Doubles {
+    fn get_many(&mut self, _state: u16, keys: &[u8], entries: &Column) -> std::result::Result<Column, String> {
+        self.0.push(keys.len() / 4);
+        let entries: Vec<i64> = entries.data.as_chunks().0.iter().map(|bytes| i64::from_le_bytes(*bytes)).collect();
+        let mut validity = vec![0; entries.len().div_ceil(8)];
+        entries.iter().enumerate().filter(|(_, n)| *n % 2 == 0).for_each(|(i, _)| validity[i / 8] |= 1 << (i % 8));
+        let data = entries.iter().flat_map(|n| (n * 2).to_le_bytes()).collect();
+        Ok(Column { validity, data, offsets: Vec::new() })
+    }
+
+    fn scan(&mut self, _: u16, _: &[u8], _: Option<&Column>, _: u32) -> std::result::Result<Entries, String> {
+        Err("nobody asks for all".into())
+    }
+}
+
+#[test]
+fn entries_that_were_said_before_are_read_together() {
+    let mut adder = Entry::of::<Adder>().open(&OpenContext::default()).unwrap();
+    let wishes: Vec<i64> = (0..3000).chain(0..10).collect();
+    let data: Vec<u8> = wishes.iter().flat_map(|n| n.to_le_bytes()).collect();
+    // The last key has no entries, as its column says: nobody asks for them.
+    let key_index: Vec<u8> = wishes.iter().flat_map(|n| (u32::from(*n == 77)).to_le_bytes()).collect();
+    for round in 0..2 {
+        let mut host = Doubles::default();
+        let present = Column { data: vec![0b01], ..Column::default() };
+        let batch = KeyedBatch {
+            input: 0,
+            rows: BatchRef {
+                rows: wishes.len() as u32,
+                times: &[],
+                kinds: &[],
+                columns: vec![ColumnRef { validity: &[], offsets: &[], data: &data }],
+            },
+            key_index: &key_index,
+            keys: Keys { count: 2, columns: Vec::new(), states: vec![present] },
+            now: Now { watermark: 0, processing: 0 },
+        };
+        let effects = with_entries(&mut host, || adder.process_keyed(batch)).unwrap();
+        let said = 3000 - 300 - 1;
+        let (together, alone): (Vec<usize>, Vec<usize>) = host.0.iter().partition(|count| **count > 1);
+        assert_eq!((together.iter().sum::<usize>(), alone.len()), (said, 300), "round {round}");
+        assert_eq!(together.len(), 3, "in lots of a bounded size");
+        let emitted = &effects.outputs[0].rows.columns[0].data;
+        let emitted: Vec<i64> = emitted.as_chunks().0.iter().map(|bytes| i64::from_le_bytes(*bytes)).collect();
+        let first = |n: i64| if n % 2 == 0 { n * 2 + 1 } else { 0 };
+        let expected: Vec<i64> = (0..3000).map(first).chain((0..10).map(|n| first(n) + 1)).collect();
+        assert_eq!(emitted, expected, "round {round}");
     }
 }
 

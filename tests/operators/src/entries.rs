@@ -1,6 +1,10 @@
 //! Lists and maps: what is read of them, and what becomes of them.
 
+use std::time::Duration;
+
 use tidemill_sdk::prelude::*;
+
+use crate::timers::{Part, Slice};
 
 #[derive(Row)]
 pub struct Bought<'a> {
@@ -116,6 +120,10 @@ impl KeyedOperator for Vocabulary {
     type In<'a> = Word<'a>;
     type Out<'a> = Counted<'a>;
 
+    fn prefetch(&mut self, row: Word<'_>) {
+        self.words.prefetch(row.word);
+    }
+
     fn process(&mut self, row: Word<'_>, ctx: &mut Context<Self>) -> Result<()> {
         self.words.put(row.word, self.words.get(row.word).unwrap_or_default() + 1);
         ctx.set_event_timer(i64::MAX);
@@ -127,6 +135,73 @@ impl KeyedOperator for Vocabulary {
             ctx.emit(Counted { k: timer.key.k, word: &word, count });
         }
         self.words.clear();
+        Ok(())
+    }
+}
+
+#[derive(Row)]
+pub struct Digest<'a> {
+    k: i64,
+    slice: i64,
+    sum: i64,
+    parts: i64,
+    digits: &'a str,
+}
+
+/// Numbers in the list, at most: then their sum stands for them.
+const NUMBERS_MAX: usize = 4;
+
+/// Numbers of a key and slice of `size` of event time in a list, and how often each last digit came in a map, in which every third goes
+/// again. A timer at the end of the slice tells them: the order of rows does not matter.
+#[derive(Keyed)]
+#[operator(key = Slice, time)]
+pub struct Digits {
+    numbers: ListState<i64>,
+    digits: MapState<i64, i64>,
+    size_ms: i64,
+}
+
+impl KeyedOperator for Digits {
+    type In<'a> = Part;
+    type Out<'a> = Digest<'a>;
+
+    fn open(&mut self, config: &Config<'_>) -> Result<()> {
+        self.size_ms = config.get::<Duration>("size")?.as_millis() as i64;
+        Ok(())
+    }
+
+    fn prefetch(&mut self, row: Part) {
+        self.digits.prefetch(&row.n.rem_euclid(10));
+    }
+
+    fn process(&mut self, row: Part, ctx: &mut Context<Self>) -> Result<()> {
+        let Some(time) = ctx.timestamp() else { bail!("a row without event time") };
+        self.numbers.add(row.n);
+        let numbers = self.numbers.get();
+        if numbers.len() == NUMBERS_MAX {
+            self.numbers.update([numbers.iter().sum()]);
+        }
+        let digit = row.n.rem_euclid(10);
+        match self.digits.get(&digit).unwrap_or(0) {
+            2 => self.digits.remove(&digit),
+            before => self.digits.put(&digit, before + 1),
+        }
+        ctx.set_event_timer((time.div_euclid(self.size_ms) + 1) * self.size_ms - 1);
+        Ok(())
+    }
+
+    fn on_timer(&mut self, timer: Timer<Slice>, ctx: &mut Context<Self>) -> Result<()> {
+        let digits: Vec<String> = self.digits.entries().iter().map(|(digit, n)| format!("{digit}x{n}")).collect();
+        let numbers = self.numbers.get();
+        ctx.emit(Digest {
+            k: timer.key.k,
+            slice: timer.key.slice,
+            sum: numbers.iter().sum(),
+            parts: numbers.len() as i64,
+            digits: &digits.join(" "),
+        });
+        self.numbers.clear();
+        self.digits.clear();
         Ok(())
     }
 }

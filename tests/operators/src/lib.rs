@@ -11,7 +11,7 @@ mod stateless;
 mod timers;
 mod types;
 
-pub use entries::{Baskets, Vocabulary};
+pub use entries::{Baskets, Digits, Vocabulary};
 pub use fussy::{Fussy, FussyCount, FussyFilter};
 pub use keyed::{Count, Patience, Profile, Tickets};
 pub use lives::{Lately, LatelyListed};
@@ -41,6 +41,7 @@ tidemill_sdk::export!(
     LatelyListed,
     Baskets,
     Vocabulary,
+    Digits,
     Alarms,
     Depots,
     Known,

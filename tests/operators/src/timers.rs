@@ -173,14 +173,14 @@ impl Scripted {
 
 #[derive(Row)]
 pub struct Part {
-    n: i64,
+    pub n: i64,
 }
 
 #[derive(Row)]
 pub struct Slice {
-    k: i64,
+    pub k: i64,
     /// Number of a slice of time.
-    slice: i64,
+    pub slice: i64,
 }
 
 #[derive(Row)]

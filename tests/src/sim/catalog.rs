@@ -23,6 +23,7 @@ use super::logic::Trapping;
 use super::operator::Watched;
 use super::shape::Shape;
 use super::sink::{Nowhere, WiredSink};
+use super::version::{Version, Versioned};
 use super::wire::Wire;
 use crate::matrix::Lab;
 use crate::native::NativeFactory;
@@ -53,10 +54,27 @@ pub fn plan(shape: &Shape, wire: &Arc<Wire>, backend: Backend, sinks: bool) -> R
     for node in &mut plan.nodes {
         if let NodeKind::Operator { factory } = &mut node.kind {
             let inner = factory.clone();
-            *factory = Arc::new(Watched { inner, world: wire.world.clone(), piece: shape.piece });
+            *factory = Arc::new(Watched { inner, wire: wire.clone(), piece: shape.piece });
         }
     }
     Ok(plan)
+}
+
+/// A version of an operator.
+pub fn logic(
+    shape: &Shape,
+    wire: &Arc<Wire>,
+    operator: &str,
+    limits: GuestLimits,
+    version: Version,
+) -> Result<Arc<dyn LogicFactory>, Fault> {
+    let inner: Arc<dyn LogicFactory> = if shape.wasm {
+        BUILTINS.logic(&COMPONENT, operator, limits)?
+    } else {
+        let entry = case_operators::OPERATORS.iter().find(|entry| entry.name() == operator);
+        NativeFactory::new(entry.ok_or_else(|| Fault::config(format!("there is no operator `{operator}`")))?)
+    };
+    Ok(Arc::new(Trapping { inner: Arc::new(Versioned::new(inner, version)), wire: wire.clone() }))
 }
 
 struct Parts<'a> {
@@ -101,13 +119,7 @@ impl Catalog for Parts<'_> {
     }
 
     fn logic(&self, _path: &Path, operator: &str, limits: GuestLimits) -> Result<Arc<dyn LogicFactory>, Fault> {
-        let inner = if self.shape.wasm {
-            BUILTINS.logic(&COMPONENT, operator, limits)?
-        } else {
-            let entry = case_operators::OPERATORS.iter().find(|entry| entry.name() == operator);
-            NativeFactory::new(entry.ok_or_else(|| Fault::config(format!("there is no operator `{operator}`")))?)
-        };
-        Ok(Arc::new(Trapping { inner, wire: self.wire.clone() }))
+        logic(self.shape, self.wire, operator, limits, self.shape.version(operator))
     }
 
     fn process(&self, node: ProcessNode) -> Result<Built, ConfigError> {

@@ -10,6 +10,7 @@ use tidemill_store::Snapshots;
 
 use super::life::undisturbed;
 use super::shape::{PIPELINE, Shape};
+use super::version::Version;
 use super::world::{Rows, World};
 use crate::chance::Chance;
 
@@ -61,8 +62,16 @@ pub fn restores(
     let seed = chance.next();
     let named = manifest.parts.iter().flat_map(|p| p.committables.iter().map(|c| (p.node.as_str(), c)));
     let mut rows = world.visible_with(named);
+    // Whoever restores may have newer versions.
+    let mut shape = shape.clone();
+    for (_, operator) in shape.keyed.clone() {
+        if chance.one_in(3) {
+            let Version { number, timed, .. } = shape.version(operator);
+            shape.versions.insert(operator, Version { number: number + 1, timed: !timed, refuses: false });
+        }
+    }
     let about = |what: String| format!("checkpoint {} on {backend:?} with {workers} workers: {what}", manifest.id);
-    let rest = undisturbed(shape, world, workers, backend, Some((manifest, seed)));
+    let rest = undisturbed(&shape, world, workers, backend, Some((manifest, seed)));
     for (sink, more) in rest.map_err(|fault| about(fault.to_string()))? {
         rows.entry(sink).or_default().extend(more);
     }

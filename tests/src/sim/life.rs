@@ -7,16 +7,17 @@ use std::sync::Arc;
 
 use tidemill::durable::{Durable, From};
 use tidemill_engine::driver::{Driver, Start};
-use tidemill_model::Fault;
 use tidemill_model::checkpoint::{CheckpointStore, Manifest, Purpose};
-use tidemill_model::plan::{Backend, Plan};
+use tidemill_model::plan::{Backend, NodeKind, Plan};
 use tidemill_model::snapshot::Form;
+use tidemill_model::{Fault, OperatorFactory};
 use tidemill_runtime::{DEAD_LETTER, StartOptions, Stepped};
 
 use super::catalog;
 use super::shape::Shape;
 use super::sink::lines;
 use super::store::WiredStore;
+use super::version::Version;
 use super::wire::Wire;
 use super::world::{Rows, World};
 
@@ -78,6 +79,38 @@ impl Life {
         }
         self.world().see_time(self.driver.now_ms());
         Ok(more)
+    }
+
+    /// Puts a version of an operator on trial; none: its node is in the middle of a call. A fault: it can't be.
+    pub fn swap(
+        &mut self,
+        shape: &Shape,
+        (node, operator): (&str, &str),
+        version: Version,
+    ) -> Result<Option<Arc<dyn OperatorFactory>>, Fault> {
+        let limits = self.plan.options.guest;
+        let logic = catalog::logic(shape, &self.wire, operator, limits, version)?;
+        let successor = self.factory(node)?.successor(logic, &[])?;
+        let begun = self.driver.swap(node, successor.as_ref());
+        if begun.is_err() {
+            // Some may have it already.
+            self.driver.settle(node, false)?;
+        }
+        Ok(begun?.then(|| successor.factory()))
+    }
+
+    /// What a node is made of from now on.
+    pub fn replace(&mut self, node: &str, factory: Arc<dyn OperatorFactory>) {
+        if let Some(node) = self.plan.nodes.iter_mut().find(|known| known.name == node) {
+            node.kind = NodeKind::Operator { factory };
+        }
+    }
+
+    fn factory(&self, node: &str) -> Result<Arc<dyn OperatorFactory>, Fault> {
+        match self.plan.nodes.iter().find(|known| known.name == node).map(|node| &node.kind) {
+            Some(NodeKind::Operator { factory }) => Ok(factory.clone()),
+            _ => Err(Fault::internal(format!("`{node}` is no operator"))),
+        }
     }
 
     /// A checkpoint or savepoint. The outer fault is one of the job, the inner one of the checkpoint alone.

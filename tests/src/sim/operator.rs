@@ -1,6 +1,7 @@
 //! Operators of a life: the real ones, watched, and slower than they would be.
 //!
-//! Law: what an operator answers does not depend on who watches; one that takes a batch in pieces says `More` between them.
+//! Law: what an operator answers does not depend on who watches; one that takes a batch in pieces says `More` between them, and one that is on
+//! trial says so until there is a verdict.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -12,11 +13,12 @@ use tidemill_model::snapshot::{Form, Restore, Snapshot};
 use tidemill_model::time::Now;
 use tidemill_model::{Batch, Collector, Fault, Operator, OperatorContext, OperatorFactory, Progress};
 
-use super::world::World;
+use super::trial::{Call, Held, Trial};
+use super::wire::Wire;
 
 pub struct Watched {
     pub inner: Arc<dyn OperatorFactory>,
-    pub world: Arc<World>,
+    pub wire: Arc<Wire>,
     /// Rows that it takes at once.
     pub piece: usize,
 }
@@ -24,15 +26,16 @@ pub struct Watched {
 impl OperatorFactory for Watched {
     fn build(&self, context: &OperatorContext) -> Result<Box<dyn Operator>, Fault> {
         let inner = self.inner.build(context)?;
-        let (world, name) = (self.world.clone(), format!("{} (worker {})", context.node, context.worker));
+        let (wire, name) = (self.wire.clone(), format!("{} (worker {})", context.node, context.worker));
         Ok(Box::new(Watch {
             inner,
-            world,
+            wire,
             name,
             piece: self.piece,
             rest: VecDeque::new(),
             more: false,
             last: Now::START,
+            trial: None,
         }))
     }
 
@@ -51,16 +54,66 @@ impl OperatorFactory for Watched {
 
 struct Watch {
     inner: Box<dyn Operator>,
-    world: Arc<World>,
+    wire: Arc<Wire>,
     name: String,
     piece: usize,
     rest: VecDeque<(usize, Batch)>,
     /// The operator itself is not done.
     more: bool,
     last: Now,
+    /// The operator has other logic, which may have to go.
+    trial: Option<Trial>,
 }
 
 impl Watch {
+    fn violation(&self, what: impl std::fmt::Display) {
+        self.wire.world.violation(format!("{}{what}", self.name));
+    }
+
+    fn pieces(&self, batch: &Batch) -> VecDeque<Batch> {
+        let pieces = (0..batch.num_rows()).step_by(self.piece);
+        pieces.map(|at| batch.slice(at, self.piece.min(batch.num_rows() - at))).collect()
+    }
+
+    fn rows(&mut self, input: usize, batch: &Batch, out: &mut dyn Collector) -> Result<Progress, Fault> {
+        let mut pieces = self.pieces(batch);
+        let first = pieces.pop_front().unwrap_or_else(|| batch.clone());
+        self.rest.extend(pieces.into_iter().map(|piece| (input, piece)));
+        let progress = self.inner.on_batch(input, first, out)?;
+        Ok(self.said(progress))
+    }
+
+    fn time(&mut self, now: Now, out: &mut dyn Collector) -> Result<Progress, Fault> {
+        let progress = self.inner.on_time(now, out)?;
+        Ok(self.said(progress))
+    }
+
+    /// A whole call with the logic on trial.
+    fn tried(&mut self, call: Call) -> Result<Progress, Fault> {
+        let mut held = Held::default();
+        let made = self.make(&call, &mut held);
+        self.wire.tried(made);
+        self.trial = Some(Trial::Called(call, held));
+        Ok(Progress::More)
+    }
+
+    fn make(&mut self, call: &Call, out: &mut Held) -> Result<(), Fault> {
+        let calls: VecDeque<Call> = match call {
+            Call::Rows(input, batch) => self.pieces(batch).into_iter().map(|piece| Call::Rows(*input, piece)).collect(),
+            time => [time.clone()].into(),
+        };
+        for call in calls {
+            let mut progress = match call {
+                Call::Rows(input, piece) => self.inner.on_batch(input, piece, out)?,
+                Call::Time(now) => self.inner.on_time(now, out)?,
+            };
+            while progress == Progress::More {
+                progress = self.inner.resume(out)?;
+            }
+        }
+        Ok(())
+    }
+
     fn said(&mut self, progress: Progress) -> Progress {
         self.more = progress == Progress::More;
         if self.rest.is_empty() { progress } else { Progress::More }
@@ -69,31 +122,50 @@ impl Watch {
 
 impl Operator for Watch {
     fn on_batch(&mut self, input: usize, batch: Batch, out: &mut dyn Collector) -> Result<Progress, Fault> {
-        if self.more || !self.rest.is_empty() {
-            self.world.violation(format!("{} gets rows before it is done with others", self.name));
+        if self.more || !self.rest.is_empty() || matches!(self.trial, Some(Trial::Called(..) | Trial::Decided(..))) {
+            self.violation(" gets rows before it is done with others");
         }
-        let first = batch.slice(0, self.piece.min(batch.num_rows()));
-        let pieces = (self.piece..batch.num_rows()).step_by(self.piece);
-        self.rest.extend(pieces.map(|at| (input, batch.slice(at, self.piece.min(batch.num_rows() - at)))));
-        let progress = self.inner.on_batch(input, first, out)?;
-        Ok(self.said(progress))
+        match self.trial {
+            Some(_) => self.tried(Call::Rows(input, batch)),
+            None => self.rows(input, &batch, out),
+        }
     }
 
     fn on_time(&mut self, now: Now, out: &mut dyn Collector) -> Result<Progress, Fault> {
         let Now { watermark, processing_ms } = self.last;
         if now.watermark < watermark {
-            self.world
-                .violation(format!("{}: the watermark goes back from {watermark} to {}", self.name, now.watermark));
+            self.violation(format_args!(": the watermark goes back from {watermark} to {}", now.watermark));
         }
         if now.processing_ms < processing_ms {
-            self.world.violation(format!("{}: the clock goes back from {processing_ms}", self.name));
+            self.violation(format_args!(": the clock goes back from {processing_ms}"));
         }
         self.last = now;
-        let progress = self.inner.on_time(now, out)?;
-        Ok(self.said(progress))
+        match self.trial {
+            Some(_) => self.tried(Call::Time(now)),
+            None => self.time(now, out),
+        }
     }
 
     fn resume(&mut self, out: &mut dyn Collector) -> Result<Progress, Fault> {
+        match self.trial.take() {
+            None => {}
+            Some(Trial::Decided(true, _, held)) => {
+                self.inner.settle(true)?;
+                held.release(out);
+                return Ok(Progress::Done);
+            }
+            Some(Trial::Decided(false, call, _)) => {
+                self.inner.settle(false)?;
+                return match call {
+                    Call::Rows(input, batch) => self.rows(input, &batch, out),
+                    Call::Time(now) => self.time(now, out),
+                };
+            }
+            waits => {
+                self.trial = waits;
+                return Ok(Progress::More);
+            }
+        }
         let progress = match self.rest.pop_front() {
             next if self.more => {
                 self.rest.extend(next);
@@ -107,8 +179,8 @@ impl Operator for Watch {
     }
 
     fn snapshot(&mut self, form: Form) -> Result<Snapshot, Fault> {
-        if self.more || !self.rest.is_empty() {
-            self.world.violation(format!("{} is frozen before it is done", self.name));
+        if self.more || !self.rest.is_empty() || self.trial.is_some() {
+            self.violation(" is frozen before it is done");
         }
         self.inner.snapshot(form)
     }
@@ -123,16 +195,25 @@ impl Operator for Watch {
     }
 
     fn swap(&mut self, next: OpenedLogic) -> Result<(), Fault> {
-        self.inner.swap(next)
+        self.inner.swap(next)?;
+        self.trial = Some(Trial::Begun);
+        Ok(())
     }
 
     fn settle(&mut self, keep: bool) -> Result<(), Fault> {
-        self.inner.settle(keep)
+        match self.trial.take() {
+            Some(Trial::Called(call, held)) => {
+                self.trial = Some(Trial::Decided(keep, call, held));
+                Ok(())
+            }
+            _ => self.inner.settle(keep),
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::world::World;
     use super::*;
 
     /// Emits nothing and never has enough.
@@ -153,17 +234,11 @@ mod tests {
     }
 
     fn watch() -> (Arc<World>, Watch) {
-        let world = World::new();
+        let world = World::new(false);
+        let wire = Wire::new(1, &world);
         let (rest, last) = (VecDeque::new(), Now::START);
-        let watch = Watch {
-            inner: Box::new(Greedy),
-            world: world.clone(),
-            name: "n".into(),
-            piece: 2,
-            rest,
-            more: false,
-            last,
-        };
+        let watch =
+            Watch { inner: Box::new(Greedy), wire, name: "n".into(), piece: 2, rest, more: false, last, trial: None };
         (world, watch)
     }
 

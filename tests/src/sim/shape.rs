@@ -2,12 +2,14 @@
 //!
 //! Law: the result depends on the input and, where rows are late, on `batch_rows`; on nothing else.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tidemill_model::checkpoint::CheckpointOptions;
 use tidemill_model::plan::{Backend, JobOptions, TickMode};
 
 use super::input::{DELAY_MS, IDLE_MS, Script};
+use super::version::Version;
 use crate::chance::Chance;
 
 /// Operators and sinks, and what they read.
@@ -17,6 +19,8 @@ struct Fragment {
     operators: &'static str,
     /// Stream by sink.
     sinks: &'static [(&'static str, &'static str)],
+    /// Operators with state, by node.
+    keyed: &'static [(&'static str, &'static str)],
 }
 
 const FRAGMENTS: &[Fragment] = &[
@@ -27,6 +31,7 @@ const FRAGMENTS: &[Fragment] = &[
   counts: { input: rows, key: [k], component: cases, operator: count }
   counted: { input: counts, select: [k, count] }",
         sinks: &[("counted_out", "counted")],
+        keyed: &[("counts", "count")],
     },
     Fragment {
         name: "sums by timers",
@@ -35,6 +40,16 @@ const FRAGMENTS: &[Fragment] = &[
   sliced: { input: rows, select: [g as k, n, t / 3000 as slice] }
   totals: { input: sliced, key: [k, slice], component: cases, operator: totals, config: { size: 3s } }",
         sinks: &[("totals_out", "totals")],
+        keyed: &[("totals", "totals")],
+    },
+    Fragment {
+        name: "lists and maps by timers",
+        sources: &["rows"],
+        operators: "
+  cut: { input: rows, select: [g as k, n, t / 4000 as slice] }
+  digits: { input: cut, key: [k, slice], component: cases, operator: digits, config: { size: 4s } }",
+        sinks: &[("digits_out", "digits")],
+        keyed: &[("digits", "digits")],
     },
     Fragment {
         name: "windows",
@@ -46,6 +61,7 @@ const FRAGMENTS: &[Fragment] = &[
     window: { tumbling: 5s }
     aggregates: { rows: count(*), sum: sum(n), least: min(n), mean: avg(n) }",
         sinks: &[("windows_out", "windows")],
+        keyed: &[],
     },
     Fragment {
         name: "sessions of windows",
@@ -55,6 +71,7 @@ const FRAGMENTS: &[Fragment] = &[
   users: { input: clicks, select: [k as user, clicks] }
   sessions: { input: users, key: [user], component: cases, operator: sessions, config: { gap: 4s } }",
         sinks: &[("sessions_out", "sessions")],
+        keyed: &[("sessions", "sessions")],
     },
     Fragment {
         name: "side outputs",
@@ -63,6 +80,7 @@ const FRAGMENTS: &[Fragment] = &[
   route: { input: rows, component: cases, operator: route, config: { limit: 100 } }
   dealt: { input: route.large, exchange: rebalance, where: length > 2 }",
         sinks: &[("small", "route"), ("large", "dealt"), ("negative", "route.negative")],
+        keyed: &[],
     },
     Fragment {
         name: "poison rows",
@@ -73,6 +91,7 @@ const FRAGMENTS: &[Fragment] = &[
   fussy: { input: rows, key: [k], component: cases, operator: fussy_count }
   fussily: { input: fussy, select: [k, count] }",
         sinks: &[("roots_out", "roots"), ("few_out", "few"), ("fussily_out", "fussily")],
+        keyed: &[("fussy", "fussy_count")],
     },
     Fragment {
         name: "two inputs with one state",
@@ -86,6 +105,7 @@ const FRAGMENTS: &[Fragment] = &[
     component: cases
     operator: tickets",
         sinks: &[("tickets_out", "tickets")],
+        keyed: &[("tickets", "tickets")],
     },
     Fragment {
         name: "two inputs with timers",
@@ -98,6 +118,14 @@ const FRAGMENTS: &[Fragment] = &[
     component: cases
     operator: patience",
         sinks: &[("patience_out", "patience")],
+        keyed: &[("patience", "patience")],
+    },
+    Fragment {
+        name: "rows as they are",
+        sources: &["rows"],
+        operators: "",
+        sinks: &[("rows_out", "rows")],
+        keyed: &[],
     },
     Fragment {
         name: "rules for all workers",
@@ -107,8 +135,8 @@ const FRAGMENTS: &[Fragment] = &[
   limits: { input: rules, select: [cast(g % 3 as varchar) as kind, t as at, n * n as value] }
   alarms: { inputs: { readings: readings, rules: limits }, key: { readings: [sensor] }, component: cases, operator: alarms }",
         sinks: &[("alarms_out", "alarms")],
+        keyed: &[],
     },
-    Fragment { name: "rows as they are", sources: &["rows"], operators: "", sinks: &[("rows_out", "rows")] },
     Fragment {
         name: "late rows",
         sources: &["tardy"],
@@ -116,6 +144,7 @@ const FRAGMENTS: &[Fragment] = &[
             "
   intervals: { input: tardy, key: [k], window: { tumbling: 4s, allowed_lateness: 1s }, aggregates: { rows: count(*) } }",
         sinks: &[("intervals_out", "intervals"), ("late_out", "intervals.late")],
+        keyed: &[],
     },
 ];
 
@@ -138,6 +167,10 @@ pub struct Shape {
     pub slow: Option<(String, usize)>,
     /// Rows that an operator takes at once.
     pub piece: usize,
+    /// Operators with state, by node.
+    pub keyed: Vec<(&'static str, &'static str)>,
+    /// Of operators; of others the first.
+    pub versions: BTreeMap<&'static str, Version>,
 }
 
 impl Shape {
@@ -162,7 +195,13 @@ impl Shape {
             slow: chance.one_in(3).then(|| (chance.pick(&nodes).to_owned(), 4 << chance.below(5))),
             piece: if chance.one_in(3) { 1 + chance.below(5) } else { usize::MAX },
             sources,
+            keyed: chosen.iter().flat_map(|fragment| fragment.keyed).copied().collect(),
+            versions: BTreeMap::new(),
         }
+    }
+
+    pub fn version(&self, operator: &str) -> Version {
+        self.versions.get(operator).copied().unwrap_or(Version::FIRST)
     }
 }
 

@@ -28,14 +28,18 @@ impl WiredStore {
         &self,
         call: Call,
         write: impl FnOnce(&Memory) -> Result<T, Fault> + Send + 'static,
-        torn: impl FnOnce(&Memory) -> Result<(), Fault>,
+        torn: impl FnOnce(&Memory) -> Result<T, Fault>,
     ) -> Result<T, Fault> {
         let objects = self.objects();
         let Some(how) = self.0.store(call)? else { return write(objects) };
         match how {
             How::Failed | How::CrashBefore => {}
             How::Unanswered | How::CrashAfter => drop(write(objects)?),
-            How::CrashTorn => torn(objects)?,
+            How::CrashTorn if self.0.world.accepts_torn && matches!(call, Call::Put | Call::PutFile) => {
+                self.0.world.note("  half of an object is accepted");
+                return torn(objects);
+            }
+            How::CrashTorn => drop(torn(objects)?),
             How::Late => self.0.world.later(move |objects| drop(write(objects))),
         }
         Err(self.fault(how))
@@ -74,7 +78,7 @@ impl ObjectStore for WiredStore {
 
     fn create(&self, name: &str, content: &[u8]) -> Result<bool, Fault> {
         let (to, all) = (name.to_owned(), content.to_vec());
-        self.write(Call::Create, move |objects| objects.create(&to, &all), |_| Ok(()))
+        self.write(Call::Create, move |objects| objects.create(&to, &all), |_| Ok(false))
     }
 
     fn get(&self, name: &str) -> Result<Option<Vec<u8>>, Fault> {

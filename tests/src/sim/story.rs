@@ -11,7 +11,8 @@ use tidemill_model::plan::Backend;
 use super::check;
 use super::life::{Life, undisturbed};
 use super::shape::Shape;
-use super::wire::{Call, How, SinkFault, StoreFault, Trap, Wire};
+use super::version::Version;
+use super::wire::{Call, How, SinkFault, StoreFault, Trap, Tried, Wire};
 use super::world::{Rows, World};
 use crate::chance::Chance;
 
@@ -47,10 +48,11 @@ enum Event {
 }
 
 impl Story {
-    pub fn new(seed: u64) -> Result<Self, String> {
+    /// `accepts_torn`: with a store that is broken.
+    pub fn new(seed: u64, accepts_torn: bool) -> Result<Self, String> {
         let mut chance = Chance::new(seed);
         let shape = Shape::draw(&mut chance);
-        let world = World::new();
+        let world = World::new(accepts_torn);
         let expected = undisturbed(&shape, &world, 1, Backend::Heap, None);
         let expected = expected.map_err(|fault| format!("the run without a fault: {fault}"))?;
         world.note(format!("{}{:?}\nslow {:?}, pieces of {}", shape.text, shape.options, shape.slow, shape.piece));
@@ -165,7 +167,8 @@ impl Story {
         if left == 0 {
             return self.last_event(life);
         }
-        match self.chance.below(8) {
+        match self.chance.below(10) {
+            8 | 9 => self.upgrade(life),
             0..=2 => self.steps(life),
             3 | 4 => self.checkpoint(life, Purpose::Checkpoint, false),
             5 => {
@@ -218,6 +221,50 @@ impl Story {
         let more = life.steps(steps)?;
         self.world.note(format!("  {steps} steps"));
         if more { Ok(Event::GoesOn) } else { self.finish(life) }
+    }
+
+    /// An operator gets another version, which may work or not, and stays or has to go.
+    fn upgrade(&mut self, life: &mut Life) -> Result<Event, Fault> {
+        if self.shape.keyed.is_empty() {
+            return self.steps(life);
+        }
+        let (node, operator) = self.chance.pick(&self.shape.keyed);
+        let version = self.other_version(operator);
+        self.world.note(format!("  {node} gets {version:?}"));
+        let factory = match life.swap(&self.shape, (node, operator), version) {
+            Ok(Some(factory)) => factory,
+            Ok(None) => {
+                self.world.note("  it is in the middle of a call");
+                return self.steps(life);
+            }
+            Err(fault) => {
+                self.world.note_fault("  it stays as it is", &fault);
+                return self.steps(life);
+            }
+        };
+        if self.chance.one_in(4) {
+            let trap = Trap { after: self.chance.below(3), times: 1, late: self.chance.one_in(2) };
+            self.world.note(format!("  {trap:?}"));
+            life.wire.arm_trap(trap);
+        }
+        let steps = 1 << self.chance.below(DOUBLINGS_MAX);
+        life.steps(steps)?;
+        life.wire.disarm_trap();
+        let Tried { workers, failed } = life.wire.take_tried();
+        let keep = failed.is_none() && !version.refuses && !self.chance.one_in(3);
+        self.world.note(format!("  {workers} workers have tried it in {steps} steps, kept: {keep}"));
+        failed.iter().for_each(|fault| self.world.note_fault("  it fails", fault));
+        life.driver.settle(node, keep)?;
+        if keep {
+            life.replace(node, factory);
+            self.shape.versions.insert(operator, version);
+        }
+        self.steps(life)
+    }
+
+    fn other_version(&mut self, operator: &str) -> Version {
+        let number = self.shape.version(operator).number + self.chance.below(3) as u32;
+        Version { number, timed: self.chance.one_in(2), refuses: self.chance.one_in(4) }
     }
 
     /// Something that will go wrong while rows are processed.

@@ -77,6 +77,14 @@ struct State {
     sink: Option<(usize, SinkFault)>,
     read: Option<usize>,
     trap: Option<Trap>,
+    tried: Tried,
+}
+
+/// What became of calls of logic on trial, so far.
+#[derive(Clone, Debug, Default)]
+pub struct Tried {
+    pub workers: usize,
+    pub failed: Option<Fault>,
 }
 
 impl Wire {
@@ -112,6 +120,24 @@ impl Wire {
 
     pub fn arm_trap(&self, trap: Trap) {
         self.state().trap = Some(trap);
+    }
+
+    /// A worker has called logic on trial.
+    pub fn tried(&self, result: Result<(), Fault>) {
+        let tried = &mut self.state().tried;
+        tried.workers += 1;
+        if let Err(fault) = result {
+            tried.failed.get_or_insert(fault);
+        }
+    }
+
+    /// What came of a trial.
+    pub fn take_tried(&self) -> Tried {
+        std::mem::take(&mut self.state().tried)
+    }
+
+    pub fn disarm_trap(&self) {
+        self.state().trap = None;
     }
 
     /// What was armed and has not come is not to come.

@@ -17,6 +17,8 @@ pub type Rows = BTreeMap<String, Vec<String>>;
 pub struct World {
     folder: TempDir,
     pub objects: Arc<Memory>,
+    /// The store is broken: it says of half of an object that all is there.
+    pub accepts_torn: bool,
     state: Mutex<State>,
 }
 
@@ -39,8 +41,8 @@ struct State {
 type Late = Box<dyn FnOnce(&Memory) + Send>;
 
 impl World {
-    pub fn new() -> Arc<Self> {
-        Arc::new(Self { folder: scratch(), objects: Arc::default(), state: Mutex::default() })
+    pub fn new(accepts_torn: bool) -> Arc<Self> {
+        Arc::new(Self { folder: scratch(), objects: Arc::default(), accepts_torn, state: Mutex::default() })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

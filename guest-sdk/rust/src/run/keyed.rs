@@ -1,5 +1,7 @@
 //! Kind `keyed`: rows and due timers with the state of their keys.
 
+use std::cell::Cell;
+
 use super::{open_error, row_failed};
 use crate::config::Config;
 use crate::context::{Context, times_of};
@@ -14,7 +16,7 @@ pub fn open_keyed<O: KeyedOperator>(config: &Config<'_>) -> Result<Box<dyn Insta
     let mut operator = O::create();
     operator.open(config).map_err(open_error)?;
     let broadcast = <O::In<'_> as Ports>::ports("in").iter().map(|port| port.broadcast).collect();
-    Ok(Box::new(Keyed { operator, ctx: Context::new(), states: O::states(), broadcast }))
+    Ok(Box::new(Keyed { operator, ctx: Context::new(), states: O::states(), broadcast, prefetches: true }))
 }
 
 /// A declared key must be the pipeline's.
@@ -39,6 +41,17 @@ struct Keyed<O> {
     states: Vec<StateDescriptor>,
     /// By input.
     broadcast: Vec<bool>,
+    /// As far as is known, the operator says what it will read.
+    prefetches: bool,
+}
+
+thread_local! {
+    static NOTHING_TO_PREFETCH: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Said by operators that say nothing else.
+pub fn nothing_to_prefetch() {
+    NOTHING_TO_PREFETCH.set(true);
 }
 
 /// What a call is about.
@@ -74,6 +87,22 @@ impl<O: KeyedOperator> Keyed<O> {
             }
         }
         Ok(errors)
+    }
+
+    /// Lets the operator say for each row what it will read, and reads it.
+    #[inline(always)]
+    fn prefetch(&mut self, keys: &[[u8; 4]], mut say: impl FnMut(&mut O, usize)) -> Result<(), OpError> {
+        if self.prefetches {
+            for (row, key) in keys.iter().enumerate() {
+                self.operator.begin(u32::from_le_bytes(*key) as usize);
+                say(&mut self.operator, row);
+                if NOTHING_TO_PREFETCH.take() {
+                    self.prefetches = false;
+                    break;
+                }
+            }
+        }
+        self.operator.fetch()
     }
 
     fn effects(&mut self, about: About, times: &[[u8; 8]], errors: Vec<RowError>) -> Result<Effects, OpError> {
@@ -129,6 +158,7 @@ impl<O: KeyedOperator> Instance for Keyed<O> {
         let times = times_of(&batch.rows)?;
         let kinds = batch.rows.kinds;
         self.operator.load(batch.keys.states, batch.keys.count as usize)?;
+        self.prefetch(keys, |operator, row| operator.prefetch(Ports::read(&reader, row)))?;
         self.ctx.start(batch.now);
         let errors = self.each(keys, |operator, ctx, row, _| {
             if O::READS_TIME {
@@ -148,6 +178,7 @@ impl<O: KeyedOperator> Instance for Keyed<O> {
         let keys = key_index(due.key_index, times.len(), due.keys.count)?;
         let key_reader = row_reader::<O::Key<'_>>(&due.keys.columns, count)?;
         self.operator.load(due.keys.states, count)?;
+        self.operator.fetch()?;
         self.ctx.start(due.now);
         let errors = self.each(keys, |operator, ctx, row, key| {
             let time = i64::from_le_bytes(times[row]);

@@ -5,7 +5,7 @@ mod keyed;
 mod map;
 
 pub use filter::open_filter;
-pub use keyed::open_keyed;
+pub use keyed::{nothing_to_prefetch, open_keyed};
 pub use map::open_map;
 
 use crate::error::Error;

@@ -1,6 +1,7 @@
 //! The handle of a map: entries of the key of the row in progress, read from the host when they are asked for.
 //!
-//! Laws: a call reads its own writes; the same entry is asked for once per call; what a failed row did is undone.
+//! Laws: a call reads its own writes; the same entry is asked for once per call, those that were prefetched together; what a failed row did is
+//! undone.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -17,6 +18,9 @@ use crate::types::{bit, bitmap};
 /// Entry keys and values as bytes.
 type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
 
+/// Keys of the call, each with an entry key.
+type Wanted = Vec<(usize, Vec<u8>)>;
+
 /// Entries that are read from the host at a time.
 const PAGE: u32 = 1024;
 
@@ -32,6 +36,8 @@ pub struct MapState<K, V> {
     known: RefCell<Vec<Known>>,
     /// Keys of which something is known.
     touched: RefCell<Vec<usize>>,
+    /// What is to be read together; none: it is too late for that.
+    wanted: RefCell<Option<Wanted>>,
     key: usize,
     /// The rows of the call have no key.
     nobodys: bool,
@@ -68,6 +74,22 @@ impl<K: StateKey, V: StateValue> MapState<K, V> {
     pub fn get(&self, key: &K::Borrowed) -> Option<V> {
         let value = self.find(K::ordered(key))?;
         self.decoded(&value)
+    }
+
+    /// Has this entry read together with others, if it is said in
+    /// [`KeyedOperator::prefetch`](crate::KeyedOperator::prefetch); else at once.
+    pub fn prefetch(&self, key: &K::Borrowed) {
+        let key = K::ordered(key);
+        let mut wanted = self.wanted.borrow_mut();
+        let Some(wanted) = wanted.as_mut() else { return drop(self.find(key)) };
+        let mut known = self.known.borrow_mut();
+        let own = &mut known[self.key];
+        if self.asks_host(own) && !own.entries.contains_key(&key) {
+            own.entries.insert(key.clone(), Entry { value: None, changed: false });
+            drop(known);
+            self.touch();
+            wanted.push((self.key, key));
+        }
     }
 
     /// Whether there is such an entry.
@@ -246,8 +268,8 @@ impl<K: StateKey, V: StateValue> MapState<K, V> {
 #[doc(hidden)]
 impl<K: StateKey, V: StateValue> MapState<K, V> {
     pub fn create(name: &'static str, state: u16) -> Self {
-        let (present, known, touched, undo, fault) = Default::default();
-        Self { name, state, present, known, touched, key: 0, nobodys: false, undo, fault, types: PhantomData }
+        let (present, known, touched, wanted, undo, fault) = Default::default();
+        Self { name, state, present, known, touched, wanted, key: 0, nobodys: false, undo, fault, types: PhantomData }
     }
 
     pub fn describe(name: &str, version: u32, (ttl, ttl_on_read): (u64, bool)) -> StateDescriptor {
@@ -268,8 +290,29 @@ impl<K: StateKey, V: StateValue> MapState<K, V> {
         if known.len() < keys {
             known.resize_with(keys, Known::default);
         }
+        self.wanted.get_mut().get_or_insert_default().clear();
         self.undo.clear();
         self.fault.take();
+        Ok(())
+    }
+
+    /// Reads what was said to be wanted.
+    pub fn fetch(&mut self) -> Result<(), OpError> {
+        let wanted = self.wanted.get_mut().take().unwrap_or_default();
+        for some in wanted.chunks(PAGE as usize) {
+            let index: Vec<u8> = some.iter().flat_map(|(key, _)| (*key as u32).to_le_bytes()).collect();
+            let column = K::column(some.iter().map(|(_, entry)| &entry[..]));
+            let answer = native::reads(|reads| reads.get_many(self.state, &index, &column));
+            let answer =
+                answer.map_err(|error| OpError::Fatal(format!("state `{}` can't be read: {error}", self.name)))?;
+            let values = cells::values(shape::<V>().layout, &answer, some.len())?;
+            let known = self.known.get_mut();
+            for ((key, entry), value) in some.iter().zip(values) {
+                if let Some(entry) = known[*key].entries.get_mut(entry) {
+                    entry.value = value;
+                }
+            }
+        }
         Ok(())
     }
 

@@ -393,10 +393,10 @@ impl Driver {
             self.sources[edge.from].iter().all(|s| s.has_closed(tick))
                 && self.instances[edge.from].iter().all(|i| i.closed > tick)
         });
-        let ended = each(&self.sources).all(|(_, _, s)| s.has_ended());
+        // Below sources that have ended, ticks could be closed that nobody has opened, one after the other.
         let last = each(&self.sources).map(|(_, _, s)| s.tick()).max().unwrap_or(0);
         let beyond = self.boundary.is_some_and(|boundary| tick >= boundary);
-        all_above && !beyond && (!ended || tick < last) && !self.edges.has_rows(id, worker, tick)
+        all_above && !beyond && tick < last && !self.edges.has_rows(id, worker, tick)
     }
 
     fn poll(&mut self, id: NodeId, worker: usize) -> Result<(), Fault> {

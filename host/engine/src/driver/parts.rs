@@ -1,12 +1,14 @@
-//! What the driver holds at a boundary, part by part, for somebody who stores it as the runtime does; and a start from there.
+//! What the driver holds at a boundary, part by part, for somebody who stores it as the runtime does; a start from there; and other logic
+//! for a node in between.
 //!
 //! Laws: those of `checkpoint.rs`; nothing is encoded, stored or committed here.
 
-use tidemill_model::Fault;
 use tidemill_model::checkpoint::{Content, Part, SplitState};
+use tidemill_model::operator::Successor;
 use tidemill_model::plan::Plan;
 use tidemill_model::snapshot::{Form, Restore};
 use tidemill_model::time::Now;
+use tidemill_model::{Fault, OperatorContext};
 
 use super::node::Work;
 use super::source::SourceWorker;
@@ -73,6 +75,32 @@ impl Driver {
     pub fn last_parts(&mut self) -> Result<Vec<Part>, Fault> {
         let all = self.freeze(Form::Portable)?;
         Ok(all.into_iter().filter(|part| matches!(part.content, Content::Committables(_))).collect())
+    }
+
+    /// Puts other logic of a node on trial, on all workers. False: one of them is in the middle of a call.
+    pub fn swap(&mut self, node: &str, successor: &dyn Successor) -> Result<bool, Fault> {
+        let id = self.node_id(node)?;
+        if self.instances[id].iter().any(|instance| instance.unfinished.is_some()) {
+            return Ok(false);
+        }
+        for (worker, instance) in self.instances[id].iter_mut().enumerate() {
+            let place = OperatorContext { node: node.to_owned(), worker, workers: self.workers };
+            if let Work::Operator(operator, _) = &mut instance.work {
+                operator.swap(successor.open(&place)?)?;
+            }
+        }
+        Ok(true)
+    }
+
+    /// Ends the trial on all workers.
+    pub fn settle(&mut self, node: &str, keep: bool) -> Result<(), Fault> {
+        let id = self.node_id(node)?;
+        for instance in &mut self.instances[id] {
+            if let Work::Operator(operator, _) = &mut instance.work {
+                operator.settle(keep)?;
+            }
+        }
+        Ok(())
     }
 
     fn hold(&mut self, id: usize, worker: usize, form: Form) -> Result<Option<Content>, Fault> {

@@ -54,7 +54,7 @@ impl EntryKeys {
             }
             Kind::Map(converter) => {
                 let rows = converter.convert_columns(std::slice::from_ref(entries)).map_err(|e| e.to_string())?;
-                Ok(BinaryArray::from_iter_values(rows.iter().map(|row| row.data().to_vec())))
+                rows.try_into_binary().map_err(|e| e.to_string())
             }
         }
     }

@@ -6,6 +6,7 @@ mod components;
 mod disk;
 mod durable;
 mod interrupts;
+mod kept;
 mod network;
 mod reports;
 mod support;

@@ -11,26 +11,37 @@ use std::time::{Duration, Instant};
 const DEADLINE: Duration = Duration::from_secs(90);
 
 /// The component `tests/guests/evil`, built once by `tidemill build`.
-pub static EVIL: LazyLock<PathBuf> = LazyLock::new(|| {
+pub static EVIL: LazyLock<PathBuf> = LazyLock::new(|| build("guests/evil", "evil.wasm", &["--profile", "dev"], &[]));
+
+/// The operators of the cases, `tests/operators`.
+pub fn operators() -> &'static Path {
+    static OPERATORS: LazyLock<PathBuf> = LazyLock::new(|| build("operators", "cli-operators.wasm", &[], &[]));
+    &OPERATORS
+}
+
+/// Builds a crate below `tests`; `flags` are for cargo.
+pub fn build(guest: &str, out: &str, words: &[&str], flags: &[&str]) -> PathBuf {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
-    let out = folder.join("evil.wasm");
-    let guest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/guests/evil");
+    let out = folder.join(out);
+    std::fs::create_dir_all(out.parent().unwrap()).unwrap();
     let built = Command::new(env!("CARGO_BIN_EXE_tidemill"))
         .arg("build")
-        .arg(guest)
-        .args(["--profile", "dev", "--out"])
+        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests").join(guest))
+        .args(words)
+        .arg("--out")
         .arg(&out)
-        // Not the folder of the tests of `host/wasm`, which build the same guest in other ways.
+        // Not the folder of the tests of `host/wasm`, which build the same guests in other ways.
         .args(["--", "--locked", "--target-dir"])
         .arg(folder.join("cli-guests"))
+        .args(flags)
         // Flags for the host's own code (coverage, for example) mean nothing to this target.
         .env_remove("RUSTFLAGS")
         .env_remove("CARGO_ENCODED_RUSTFLAGS")
         .output()
         .unwrap();
-    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    assert!(built.status.success(), "{guest} {flags:?}: {}", String::from_utf8_lossy(&built.stderr));
     out
-});
+}
 
 /// A folder for one test.
 pub struct Folder(tempfile::TempDir);

@@ -2,11 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
-use crate::support::{Ended, Folder, Running};
+use crate::support::{Ended, Folder, Running, build};
 
 const VERSION_NAMES: [&str; 14] = [
     "first",
@@ -27,21 +26,11 @@ const VERSION_NAMES: [&str; 14] = [
 
 /// Versions of one operator by feature of `tests/guests/versions`, built once.
 static VERSIONS: LazyLock<PathBuf> = LazyLock::new(|| {
-    let target = Path::new(env!("CARGO_TARGET_TMPDIR"));
-    let out = target.join("versions");
-    std::fs::create_dir_all(&out).unwrap();
-    let guest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/guests/versions");
     for version in VERSION_NAMES {
-        let mut build = Command::new(env!("CARGO_BIN_EXE_tidemill"));
-        build.arg("build").arg(&guest).args(["--profile", "dev", "--out"]).arg(out.join(format!("{version}.wasm")));
-        build.args(["--", "--locked", "--target-dir"]).arg(target.join("cli-guests"));
-        if version != "first" {
-            build.args(["--features", version]);
-        }
-        let built = build.env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS").output().unwrap();
-        assert!(built.status.success(), "{version}: {}", String::from_utf8_lossy(&built.stderr));
+        let features = if version == "first" { &[][..] } else { &["--features", version] };
+        build("guests/versions", &format!("versions/{version}.wasm"), &["--profile", "dev"], features);
     }
-    out
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join("versions")
 });
 
 const WAIT: Duration = Duration::from_secs(60);
