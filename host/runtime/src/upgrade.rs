@@ -223,6 +223,14 @@ impl Upgrade {
         let upgrades = &shared.upgrades;
         let places = shared.local.clone().map(|worker| shared.place(node, worker));
         let factory = self.opened.successor.factory();
+        if let Some(state) = factory.about().states.iter().find(|state| !state.scope.is_empty()) {
+            // What the first worker holds for all, and each of its own, a copy for one worker would not have.
+            let message =
+                format!("state `{}` is of the scope `{}`: such operators have no shadow", state.name, state.scope);
+            return Err(
+                Fault::config(message).with_help("upgrade it without `--shadow`: what fails at once is taken back")
+            );
+        }
         let (shadow, threads) = Shadow::start(&factory, shared.local.start, places, &self.component.dropped)?;
         {
             let mut slot = upgrades.shadow.lock().expect("no panic while held");

@@ -228,6 +228,10 @@ impl Factory {
         };
         Ok((common, logic))
     }
+
+    fn open_shared(&self, context: &OperatorContext) -> Result<Option<Box<shared::Shared>>, Fault> {
+        shared::Shared::open(&self.descriptor, self.spec.shared.as_ref(), context)
+    }
 }
 
 impl OperatorFactory for Factory {
@@ -237,7 +241,7 @@ impl OperatorFactory for Factory {
         if self.descriptor.kind != LogicKind::Keyed {
             return Ok(Box::new(stateless::Stateless::new(common, logic)));
         }
-        let shared = shared::Shared::open(&self.descriptor, self.spec.shared.as_ref(), context).map_err(at)?;
+        let shared = self.open_shared(context).map_err(at)?;
         let place = StateContext {
             node: &context.node,
             worker: context.worker,

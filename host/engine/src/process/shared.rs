@@ -12,9 +12,10 @@ use arrow::array::{ArrayRef, BinaryArray, RecordBatch};
 use arrow::datatypes::SchemaRef;
 use tidemill_model::component::{Descriptor, StateDescriptor, StateKind, StateScope};
 use tidemill_model::entries::{EntryReads, EntryRows, EntryUpdate, list_entry};
+use tidemill_model::limits::KEY_GROUPS;
 use tidemill_model::logic::{Logic, StateUpdate};
-use tidemill_model::snapshot::{Chunks, FileSet, Form, Restore, Snapshot};
-use tidemill_model::state::{ENTRY, Slot, StateBackend, StateBackendFactory, StateContext, table_name};
+use tidemill_model::snapshot::{Chunks, FileSet, Form, Restore, Snapshot, Table};
+use tidemill_model::state::{ENTRY, Slot, StateBackend, StateBackendFactory, StateContext, state_of_table, table_name};
 use tidemill_model::time::Now;
 use tidemill_model::{Fault, OperatorContext};
 
@@ -150,11 +151,70 @@ impl Shared {
         earlier: &[StateDescriptor],
         logic: &mut dyn Logic,
     ) -> Result<(), Fault> {
+        self.take_in(from, earlier, logic, (self.worker, self.workers))
+    }
+
+    /// Takes a copy of what the version before holds on this worker.
+    pub fn take_over(&mut self, before: &mut Self, dropped: &[String], logic: &mut dyn Logic) -> Result<(), Fault> {
+        let frozen = before.backend.snapshot(Form::Portable)?;
+        let given_up = |name: &str| dropped.iter().any(|dropped| dropped == name);
+        let wanted = |state: &&StateDescriptor| !given_up(&state.name) && !self.states.iter().any(|s| same(s, state));
+        let earlier: Vec<StateDescriptor> = frozen.states.iter().filter(wanted).cloned().collect();
+        let copied = |table: &Table| state_of_table(&table.name).is_some_and(|(name, _)| !given_up(name));
+        let mut tables = Vec::new();
+        for table in frozen.tables.into_iter().filter(copied) {
+            tables.push((table.name, table.schema, table.chunks.collect::<Result<_, _>>()?));
+        }
+        self.take_in(&Copied(tables), &earlier, logic, (0, 1))
+    }
+
+    fn take_in(
+        &mut self,
+        from: &dyn Restore,
+        earlier: &[StateDescriptor],
+        logic: &mut dyn Logic,
+        (worker, workers): (usize, usize),
+    ) -> Result<(), Fault> {
         let held = [&self.states[..], earlier].concat();
         self.backend.redescribe(&held)?;
-        self.backend.restore(&Dealt { from, states: &held, worker: self.worker, workers: self.workers })?;
+        self.backend.restore(&Dealt { from, states: &held, worker, workers })?;
         Migration::new(&self.states, earlier, &[]).lift(self.backend.as_mut(), logic, &self.slots)?;
         self.backend.redescribe(&self.states)
+    }
+}
+
+/// One of them takes the other's place without anything to migrate.
+pub(super) fn same(a: &StateDescriptor, b: &StateDescriptor) -> bool {
+    a.name == b.name && a.version == b.version
+}
+
+/// Tables of another version of the logic, in memory.
+struct Copied(Vec<(String, SchemaRef, Vec<RecordBatch>)>);
+
+impl Restore for Copied {
+    fn groups(&self) -> Range<u32> {
+        0..KEY_GROUPS
+    }
+
+    fn now(&self) -> Now {
+        Now::START
+    }
+
+    fn tables(&self) -> Vec<(String, SchemaRef)> {
+        self.0.iter().map(|(name, schema, _)| (name.clone(), schema.clone())).collect()
+    }
+
+    fn chunks(&self, table: &str) -> Result<Chunks, Fault> {
+        let chunks = self.0.iter().find(|(name, ..)| name == table).map(|(.., chunks)| chunks.clone());
+        Ok(Box::new(chunks.unwrap_or_default().into_iter().map(Ok)))
+    }
+
+    fn all_chunks(&self, table: &str) -> Result<Chunks, Fault> {
+        self.chunks(table)
+    }
+
+    fn files(&self) -> Result<Vec<FileSet>, Fault> {
+        Ok(Vec::new())
     }
 }
 

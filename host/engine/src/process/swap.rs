@@ -11,15 +11,15 @@ use tidemill_model::operator::{OpenedLogic, StateChange, StateFate, Successor};
 use tidemill_model::schema::type_name;
 use tidemill_model::{Fault, OperatorContext, OperatorFactory};
 
+use super::shared::Shared;
 use super::{Common, Factory, migrate};
-
-/// What to do where an upgrade in place is not possible.
-const RESTART: &str = "stop the job at a savepoint, and start it with `--from` and the new component";
 
 /// What an operator goes on with.
 pub(super) struct Next {
     pub common: Common,
     pub logic: Box<dyn Logic>,
+    /// For states that belong to no key, still empty.
+    pub shared: Option<Box<Shared>>,
     /// States that the user gives up.
     pub dropped: Vec<String>,
 }
@@ -36,12 +36,6 @@ impl Replacement {
     pub fn new(before: &Factory, after: Factory, dropped: &[String]) -> Result<Self, Fault> {
         fits(before, &after)?;
         let (old, new) = (&before.descriptor, &after.descriptor);
-        if let Some(state) = old.states.iter().chain(&new.states).find(|state| state.is_shared()) {
-            let (name, scope) = (&state.name, state.scope.name());
-            let message =
-                format!("state `{name}` is of the scope `{scope}`: such operators can't be upgraded in place");
-            return Err(Fault::config(message).with_help(RESTART));
-        }
         let version = |of: &Descriptor, name: &str| of.states.iter().find(|s| s.name == name).map(|s| s.version);
         let stays = |name: &&String| version(old, name).is_some() && version(old, name) == version(new, name);
         if let Some(name) = dropped.iter().find(stays) {
@@ -85,6 +79,11 @@ fn declared(descriptor: &Descriptor) -> String {
 /// What becomes of the values of a state.
 fn fate(before: &StateDescriptor, after: &StateDescriptor) -> Result<StateFate, Fault> {
     let (name, from, to) = (&after.name, before.version, after.version);
+    if before.scope != after.scope {
+        let (old, new) = (before.scope.name(), after.scope.name());
+        return Err(Fault::config(format!("state `{name}` has the scope `{old}`, but it declares `{new}`"))
+            .with_help("give the new one another name, and give the values of the old one up with `--drop-state`"));
+    }
     if to < from {
         return Err(Fault::config(format!("state `{name}` has version {from}, but it declares version {to}"))
             .with_help(format!(
@@ -161,7 +160,8 @@ impl Successor for Replacement {
                     .with_help(format!("or give its values up with `--drop-state {name}`"))
             })?;
         }
-        Ok(Box::new(Next { common, logic, dropped: self.dropped.clone() }))
+        let shared = self.factory.open_shared(context)?;
+        Ok(Box::new(Next { common, logic, shared, dropped: self.dropped.clone() }))
     }
 
     fn factory(&self) -> Arc<dyn OperatorFactory> {

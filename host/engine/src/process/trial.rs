@@ -15,6 +15,7 @@ use tidemill_model::time::Now;
 
 use super::entries::EntryKeys;
 use super::migrate::{Migration, present};
+use super::shared::Shared;
 use super::undo::EntryUndo;
 use super::{Amplification, Common};
 use crate::timers::Timers;
@@ -25,6 +26,8 @@ pub(super) struct Before {
     pub logic: Box<dyn Logic>,
     pub migration: Migration,
     pub entry_keys: EntryKeys,
+    /// Left alone while the new logic works on a copy.
+    pub shared: Option<Box<Shared>>,
     pub now: Now,
     pub firing: bool,
     pub advanced: bool,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, AsArray};
+use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Int64Type, SchemaRef};
 use proptest::prelude::*;
 use tidemill_engine::driver::{Driver, Input, one_operator};
@@ -12,11 +12,13 @@ use tidemill_model::entries::EntryUpdate;
 use tidemill_model::fault::OnError;
 use tidemill_model::logic::{Effects, KeyedIn, LogicError, StateUpdate};
 use tidemill_model::plan::{Built, Plan};
-use tidemill_model::{ConfigError, Fault};
+use tidemill_model::snapshot::Form;
+use tidemill_model::{Batch, ConfigError, Fault, Operator, Progress};
 use tidemill_state::HeapFactory;
 
 use crate::logic::{Native, column, out, port, state};
 use crate::support::{explain, ints, lines, rows, schema, sorted};
+use crate::swaps::{Seen, place};
 
 fn kv() -> SchemaRef {
     schema(&[("k", DataType::Int64), ("v", DataType::Int64)])
@@ -278,14 +280,48 @@ fn rows_of_a_broadcast_input_are_not_carried() {
     assert!(fault.message.contains("carries the columns of its input row, but a row of a broadcast input has none"));
 }
 
+/// The last column of a table that an operator holds.
+fn last_column(operator: &mut dyn Operator, table: &str) -> Vec<i64> {
+    let tables = operator.snapshot(Form::Portable).unwrap().tables;
+    let chunks = tables.into_iter().filter(|held| held.name == table).flat_map(|held| held.chunks);
+    let last = |chunk: Result<RecordBatch, Fault>| chunk.unwrap().columns().last().unwrap().clone();
+    chunks.flat_map(|chunk| last(chunk).as_primitive::<Int64Type>().values().to_vec()).collect()
+}
+
 #[test]
-fn an_upgrade_in_place_is_refused() {
+fn what_belongs_to_no_key_is_upgraded_in_place_and_taken_back() {
     let built = build(logic(StateScope::Split), vec![vec![0], Vec::new()]).unwrap();
-    let refused = |next: Native| built.factory.successor(Arc::new(next), &[]).err().unwrap();
-    let fault = refused(logic(StateScope::Split));
-    assert_eq!(fault.message, "state `total` is of the scope `broadcast`: such operators can't be upgraded in place");
-    let mut other = logic(StateScope::Split);
-    other.descriptor.inputs[1].broadcast = false;
-    other.descriptor.states.truncate(1);
-    assert!(build(other.clone(), vec![vec![0], vec![0]]).is_ok());
+    let mut next = logic(StateScope::Split);
+    (next.descriptor.states[TOTAL].version, next.descriptor.states[KEPT].version) = (2, 2);
+    next.migrate = Arc::new(|old| Ok(ints(old.as_primitive::<Int64Type>().iter().map(|v| v.map(|v| v * 100)))));
+    let given_up = ["kept".to_owned()];
+    for (dropped, keep, total, kept) in [
+        (&[][..], true, "0: 0|503", vec![700, 8, 9]),
+        (&given_up, true, "0: 0|503", vec![8, 9]),
+        (&[][..], false, "0: 0|5", vec![7, 9]),
+        (&given_up, false, "0: 0|5", vec![7, 9]),
+    ] {
+        let successor = built.factory.successor(Arc::new(next.clone()), dropped).unwrap();
+        let mut operator = built.factory.build(&place()).unwrap();
+        let push = |operator: &mut dyn Operator, input: usize, value: i64| {
+            let batch = rows(&[("k", ints([1])), ("v", ints([value]))]);
+            let mut seen = Seen::default();
+            assert_eq!(operator.on_batch(input, Batch::new(batch), &mut seen).unwrap(), Progress::Done);
+            seen.lines
+        };
+        push(operator.as_mut(), 1, 5);
+        push(operator.as_mut(), 0, 7);
+        operator.swap(successor.open(&place()).unwrap()).unwrap();
+        push(operator.as_mut(), 1, 3);
+        push(operator.as_mut(), 0, 8);
+        operator.settle(keep).unwrap();
+        push(operator.as_mut(), 0, 9);
+        assert_eq!(push(operator.as_mut(), 1, -1), [total], "{dropped:?}, {keep}");
+        let version = if keep { 2 } else { 1 };
+        assert_eq!(last_column(operator.as_mut(), &format!("shared/kept@{version}")), kept, "{dropped:?}, {keep}");
+        assert_eq!(last_column(operator.as_mut(), &format!("shared/kept@{}", 3 - version)), [0; 0]);
+    }
+    let refused = |next: Native| built.factory.successor(Arc::new(next), &[]).err().unwrap().message;
+    let other = logic(StateScope::Union);
+    assert_eq!(refused(other), "state `kept` has the scope `split`, but it declares `union`");
 }

@@ -35,7 +35,7 @@ fn factory_on(state: Arc<dyn StateBackendFactory>, logic: Native, input: &Schema
     node(spec).unwrap().factory
 }
 
-fn place() -> OperatorContext {
+pub fn place() -> OperatorContext {
     OperatorContext { node: "op".into(), worker: 0, workers: 1 }
 }
 
@@ -69,8 +69,8 @@ fn calls() -> impl Strategy<Value = Vec<Call>> {
 }
 
 #[derive(Default)]
-struct Seen {
-    lines: Vec<String>,
+pub struct Seen {
+    pub lines: Vec<String>,
 }
 
 impl Collector for Seen {

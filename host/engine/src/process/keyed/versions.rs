@@ -8,10 +8,11 @@ use tidemill_model::state::state_of_table;
 
 use super::super::entries::EntryKeys;
 use super::super::migrate::{Migration, fits};
+use super::super::shared::same;
 use super::super::stored;
 use super::super::swap::Next;
 use super::super::trial::{Before, Trial};
-use super::Keyed;
+use super::{Keyed, of_keys};
 
 impl Keyed {
     /// What a snapshot holds of earlier versions of the states. A fault names what has no place.
@@ -57,8 +58,8 @@ impl Keyed {
 
     pub(super) fn try_other(&mut self, next: OpenedLogic) -> Result<(), Fault> {
         let next = next.downcast::<Next>().map_err(|_| Fault::internal("this logic was opened for another node"))?;
-        let Next { common, logic, dropped } = *next;
-        let now = &common.descriptor.states;
+        let Next { common, mut logic, mut shared, dropped } = *next;
+        let now = &of_keys(&common, &shared).to_vec();
         let is_new = |state: &StateDescriptor| !self.states().iter().any(|s| same(s, state));
         if let Some(state) = self.migration.held().iter().find(|h| now.iter().any(|s| s.name == h.name && is_new(s))) {
             let (name, version) = (&state.name, state.version);
@@ -70,6 +71,9 @@ impl Keyed {
         let others: Vec<StateDescriptor> =
             before.iter().filter(|state| !now.iter().any(|s| same(s, state))).cloned().collect();
         let entry_keys = EntryKeys::new(now)?;
+        if let (Some(before), Some(next)) = (&mut self.shared, &mut shared) {
+            next.take_over(before, &dropped, logic.as_mut()).map_err(|fault| fault.at(&common.rejects.node))?;
+        }
         let held = [now.as_slice(), &others].concat();
         self.state.redescribe(&held)?;
         let migration = Migration::new(now, &others, &dropped);
@@ -78,6 +82,7 @@ impl Keyed {
             logic: std::mem::replace(&mut self.logic, logic),
             migration: std::mem::replace(&mut self.migration, migration),
             entry_keys: std::mem::replace(&mut self.entry_keys, entry_keys),
+            shared: std::mem::replace(&mut self.shared, shared),
             now: self.now,
             firing: self.firing,
             advanced: self.advanced,
@@ -103,13 +108,10 @@ impl Keyed {
         self.logic = before.logic;
         self.migration = before.migration;
         self.entry_keys = before.entry_keys;
+        self.shared = before.shared;
         (self.now, self.firing, self.advanced) = (before.now, before.firing, before.advanced);
         (self.rows_in, self.timers_in) = (before.rows_in, before.timers_in);
         self.work = None;
         Ok(())
     }
-}
-
-fn same(a: &StateDescriptor, b: &StateDescriptor) -> bool {
-    a.name == b.name && a.version == b.version
 }
