@@ -231,7 +231,10 @@ fn scripts(chance: &mut Chance, chosen: &[&Fragment]) -> Vec<(&'static str, Arc<
         sources.push(("tardy", Script::late(chance, rows, keys)));
     }
     if reads("rules") {
-        sources.push(("rules", Script::draw(chance, 1 + rows / 4, keys)));
+        let mut rules = Script::draw(chance, 1 + rows / 4, keys);
+        // Where ticks are batches, nothing goes on while one of two sources pauses.
+        rules.0.iter_mut().for_each(|split| split.pauses.clear());
+        sources.push(("rules", rules));
     }
     if reads("orders") {
         let (mut orders, mut paid) = (Script::draw(chance, rows, keys), Script::draw(chance, rows, keys));

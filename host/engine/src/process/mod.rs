@@ -133,7 +133,7 @@ fn key_schema(spec: &ProcessSpec, descriptor: &Descriptor) -> Result<Option<Sche
         let message = format!("the input `{}` is broadcast: its rows have no key", descriptor.inputs[input].name);
         return Err(ConfigError::new(&["key"], message).with_help("name the key columns of the other inputs only"));
     }
-    let Some(&first) = keyed.first().filter(|_| keyed.iter().all(|input| has_key(input))) else {
+    let Some(&first) = keyed.first().filter(|_| keyed.iter().all(has_key)) else {
         let message = format!("the operator `{}` is keyed, but has no key", descriptor.name);
         return Err(ConfigError::new(&["key"], message).with_help("name the key columns: `key: [column]`"));
     };

@@ -1,8 +1,6 @@
 //! States that belong to no key, used as they should be and not.
 
-use crate::exports::tidemill::operator::keyed::{
-    Domain, Effects, EntryUpdate, KeyedBatch, StateUpdate, TimerChanges,
-};
+use crate::exports::tidemill::operator::keyed::{Domain, Effects, EntryUpdate, KeyedBatch, StateUpdate, TimerChanges};
 use crate::rows::{i64s, le, u32s};
 use crate::tidemill::operator::types::{Batch, Column, Output};
 
@@ -39,7 +37,8 @@ pub fn process(mode: &str, input: &KeyedBatch) -> Effects {
     // What all know; a row for all itself.
     let total = input.keys.states[usize::from(TOTAL)].clone();
     let known = if total.validity == [0] { 0 } else { -i64s(&total.data)[0] };
-    let columns = if of_all { input.rows.columns.clone() } else { vec![numbers(&vec![known; input.rows.rows as usize])] };
+    let columns =
+        if of_all { input.rows.columns.clone() } else { vec![numbers(&vec![known; input.rows.rows as usize])] };
     let rows = Batch { rows: input.rows.rows, times: vec![], kinds: vec![], columns };
     effects.outputs.push(Output { port: 1, rows, parents: vec![] });
     match of_all {
