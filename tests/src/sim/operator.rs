@@ -166,12 +166,9 @@ impl Operator for Watch {
                 return Ok(Progress::More);
             }
         }
-        let progress = match self.rest.pop_front() {
-            next if self.more => {
-                self.rest.extend(next);
-                self.rest.rotate_right(1);
-                self.inner.resume(out)?
-            }
+        let next = if self.more { None } else { self.rest.pop_front() };
+        let progress = match next {
+            None if self.more => self.inner.resume(out)?,
             Some((input, piece)) => self.inner.on_batch(input, piece, out)?,
             None => Progress::Done,
         };

@@ -332,7 +332,7 @@ impl Driver {
             Event::Deliver(queue) => self.deliver(queue)?,
             Event::Close(id, worker) => self.close(id, worker)?,
             Event::Resume(id, worker) => self.resume(id, worker)?,
-            Event::PassTime => self.pass_time(until_ms),
+            Event::PassTime => self.pass_time(until_ms, events.len() == 1),
         }
         Ok(true)
     }
@@ -485,12 +485,14 @@ impl Driver {
         Ok(())
     }
 
-    /// The wall clock goes on by a tick, or to where a waiting source wants it.
-    fn pass_time(&mut self, until_ms: i64) {
+    /// The wall clock goes on by a tick, or to where a waiting source wants it. `stuck`: nothing else can happen now.
+    fn pass_time(&mut self, until_ms: i64, stuck: bool) {
+        // A tick that is a batch does not end because time passes.
+        let stuck = stuck && self.plan.options.ticks == TickMode::Batch;
         let next = self.now_ms.saturating_add(self.plan.options.tick_ms.max(1) as i64);
         let ready = each(&self.sources).any(|(_, _, s)| s.is_ready(self.now_ms));
         let wanted = each(&self.sources).filter_map(|(_, _, s)| s.next_ready()).min();
-        let jump = wanted.filter(|_| !ready && self.edges.in_flight() == 0).unwrap_or(next);
+        let jump = wanted.filter(|_| !ready && (stuck || self.edges.in_flight() == 0)).unwrap_or(next);
         let before_ms = std::mem::replace(&mut self.now_ms, next.max(jump).min(until_ms));
         let now_ms = self.now_ms;
         self.sources.iter_mut().flatten().for_each(|source| source.held_up(before_ms, now_ms));
