@@ -108,6 +108,7 @@ fn entries(c: &mut Criterion) {
             config: Vec::new(),
             on_error: OnError::Fail,
             state: Arc::new(HeapFactory),
+            shared: Arc::new(HeapFactory),
         };
         let context = OperatorContext { node: name.into(), worker: 0, workers: 1 };
         let mut operator = node(spec).expect("bids fit").factory.build(&context).expect("the operator opens");

@@ -41,6 +41,8 @@ pub struct Durable {
     pub store: Arc<dyn CheckpointStore>,
     /// For files on their way into a state backend.
     scratch: PathBuf,
+    /// A damaged checkpoint gives way to the one before it.
+    fallback: bool,
 }
 
 impl Durable {
@@ -59,7 +61,8 @@ impl Durable {
     /// The same, in this store.
     pub fn over(objects: Arc<dyn ObjectStore>, plan: &Plan, base: &Path) -> Self {
         let store = Arc::new(Snapshots::new(objects, &plan.name));
-        Self { store, scratch: work_directory(&plan.options, base) }
+        let fallback = plan.options.checkpoints.as_ref().is_some_and(|options| options.fallback);
+        Self { store, scratch: work_directory(&plan.options, base), fallback }
     }
 
     /// Claims the next generation: from now on nobody else publishes checkpoints of this pipeline.
@@ -117,6 +120,11 @@ impl Durable {
         let manifest = self.store.load(listed)?;
         self.store.verify(&manifest)?;
         Ok(manifest)
+    }
+
+    /// Whether this checkpoint is known to be damaged, and the pipeline lets the one before it take its place.
+    pub fn gives_way(&self, manifest: &Option<Manifest>) -> bool {
+        self.fallback && manifest.as_ref().is_some_and(|manifest| self.store.verify(manifest).is_err())
     }
 
     fn missing(&self, from: &From, all: &[Listed]) -> Fault {

@@ -144,6 +144,28 @@ struct Work<'a> {
     of_file: &'a Plan,
     plan: Plan,
     components: Vec<NewComponent>,
+    /// The run before this one, which may have been upgraded.
+    before: Option<JobControl>,
+    /// The checkpoint that the last start took.
+    started_from: Option<Manifest>,
+}
+
+impl Work<'_> {
+    /// The next start takes this checkpoint, and with it the components that it knows.
+    fn go_back_to(&mut self, manifest: Option<&Manifest>) {
+        self.started_from = manifest.cloned();
+        let Some(before) = self.before.take() else { return };
+        let new;
+        let back;
+        (self.plan, new, back) = before.plan_for_restart(manifest.map(|manifest| manifest.id));
+        // Those of earlier starts are in the plan already.
+        self.components.extend(new);
+        for name in back {
+            note(format_args!(
+                "operator {name} goes back to its earlier component: the checkpoint does not know the new one"
+            ));
+        }
+    }
 }
 
 /// Runs a job, and runs it again when it has failed.
@@ -173,11 +195,12 @@ impl Runner {
         let mut restarts = Restarts::new(strategy);
         let mut from = from.unwrap_or(From::Latest);
         let mut has_run = false;
-        let mut job_now = Work { of_file: plan, plan: plan.clone(), components: Vec::new() };
+        let mut job_now =
+            Work { of_file: plan, plan: plan.clone(), components: Vec::new(), before: None, started_from: None };
         loop {
             let before_job = self.began.elapsed();
-            let mut control = None;
-            let outcome = match self.start(&job_now, size, durable, &from) {
+            let mut control: Option<JobControl> = None;
+            let outcome = match self.start(&mut job_now, size, durable, &from) {
                 Err(fault) if fault.message == AT_ONCE => return Ok(interrupted()),
                 // What is wrong with the first start, or with what is stored, no other attempt mends.
                 Err(fault) if !has_run || fault.kind == FaultKind::Data => return Ok(failed(&fault)),
@@ -195,17 +218,14 @@ impl Runner {
                 }
             };
             let rescaled = self.desk.paused();
-            let mut back = Vec::new();
-            if let Some(control) = control {
-                let new;
-                (job_now.plan, new, back) = control.plan_for_restart();
-                // Those of earlier starts are in the plan already.
-                job_now.components.extend(new);
+            // Until there is a checkpoint of this run, the next start begins where this one did.
+            if control.as_ref().is_some_and(JobControl::has_published) {
+                from = From::Latest;
             }
+            job_now.before = control.or(job_now.before);
             let fault = match outcome {
                 Ok((done, _, _)) if done.ending == Ending::Halted && rescaled.is_some() => {
                     size = rescaled.unwrap_or(size);
-                    from = From::Latest;
                     continue;
                 }
                 Ok((done, first_row, control)) => return self.report(&done, first_row, &control),
@@ -214,34 +234,46 @@ impl Runner {
                 Err(fault) if fault.kind == FaultKind::Closed => return Ok(ExitCode::from(EXIT_CLOSED)),
                 Err(fault) => fault,
             };
+            if fault.kind == FaultKind::Data && durable.is_some_and(|durable| durable.gives_way(&job_now.started_from))
+            {
+                // The checkpoint is damaged, as only reading it has shown.
+                note(format_args!("error: {fault}\nstarting again from the checkpoint before"));
+                continue;
+            }
             let Some(delay) = restarts.after_failure(fault.kind, Instant::now()) else { return Ok(failed(&fault)) };
             note(format_args!(
-                "error: {fault}\nstarting again from the last checkpoint in {:.1} s",
+                "error: {fault}\nstarting again {} in {:.1} s",
+                match from {
+                    From::Latest => "from the last checkpoint",
+                    _ => "from where it started, since it has no checkpoint yet,",
+                },
                 delay.as_secs_f64()
             ));
-            for name in back {
-                note(format_args!(
-                    "operator {name} goes back to its earlier component: no checkpoint knows the new one"
-                ));
-            }
             if !self.pause(delay) {
                 return Ok(failed(&fault));
             }
-            from = From::Latest;
         }
     }
 
-    fn start(&self, job: &Work<'_>, size: Size, durable: Option<&Durable>, from: &From) -> Result<JobHandle, Fault> {
-        let (plan, workers) = (&job.plan, size.workers);
+    fn start(
+        &self,
+        job: &mut Work<'_>,
+        size: Size,
+        durable: Option<&Durable>,
+        from: &From,
+    ) -> Result<JobHandle, Fault> {
+        let workers = size.workers;
         // Others know the pipeline by its file.
         let team = self.gather(job.of_file, size)?;
-        let components = job.components.clone();
         let Some(durable) = durable else {
+            let (plan, components) = (&job.plan, job.components.clone());
             return start_with(plan.clone(), StartOptions { workers, team, components, ..StartOptions::default() });
         };
         // In this order: nobody can publish another checkpoint once ours is claimed.
-        let durability = durable.begin(plan)?;
+        let durability = durable.begin(&job.plan)?;
         let manifest = durable.find(from, durability.options.fallback)?;
+        job.go_back_to(manifest.as_ref());
+        let (plan, components) = (&job.plan, job.components.clone());
         if let Some(manifest) = &manifest
             && !self.quiet
         {

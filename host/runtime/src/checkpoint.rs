@@ -4,18 +4,18 @@
 //! one; a savepoint of a job that goes on commits nothing, so that recovery never depends on it. With several processes each
 //! stores what its own workers hold and commits what its own sinks have prepared; the leader's checkpointer says when.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
-use tidemill_model::Fault;
 use tidemill_model::checkpoint::{
     CheckpointOptions, CheckpointStore, FORMAT_VERSION, Manifest, NodeManifest, PartManifest, Purpose,
 };
 use tidemill_model::limits::KEY_GROUPS;
 use tidemill_model::plan::NodeKind;
 use tidemill_model::snapshot::Form;
+use tidemill_model::{Fault, FaultKind};
 
 use crate::barrier::{Part, Reached};
 use crate::job::Shared;
@@ -74,12 +74,31 @@ pub(crate) struct Checkpoints {
     pub commands: Sender<Command>,
     pub stats: Mutex<CheckpointStats>,
     next_id: AtomicU64,
+    /// A checkpoint of this run exists: a restart begins there, whether or not all of it was committed.
+    has_published: AtomicBool,
 }
 
 impl Checkpoints {
+    /// The number of the next checkpoint: those from it on hold what there is now.
+    pub fn next_id(&self) -> u64 {
+        self.next_id.load(Ordering::SeqCst)
+    }
+
+    pub fn has_published(&self) -> bool {
+        self.has_published.load(Ordering::SeqCst)
+    }
+
     pub fn new(next_id: u64) -> (Self, Receiver<Command>) {
         let (commands, received) = bounded(64);
-        (Self { commands, stats: Mutex::default(), next_id: AtomicU64::new(next_id) }, received)
+        (
+            Self {
+                commands,
+                stats: Mutex::default(),
+                next_id: AtomicU64::new(next_id),
+                has_published: AtomicBool::new(false),
+            },
+            received,
+        )
     }
 }
 
@@ -140,7 +159,8 @@ impl Checkpointer {
             return;
         }
         tracing::warn!("a checkpoint failed: {fault}");
-        if failures > self.durability.options.tolerated_failures {
+        // What nobody can mend (another start has taken over) is no bad luck to be tolerated.
+        if failures > self.durability.options.tolerated_failures || fault.kind == FaultKind::Config {
             let mut fault = fault.clone();
             fault.message = format!("a checkpoint failed: {}", fault.message);
             self.shared.fail(fault);
@@ -265,6 +285,9 @@ impl Checkpointer {
             manifest.purpose = Purpose::Checkpoint;
             self.shared.checkpoints().next_id.fetch_add(1, Ordering::SeqCst);
             self.durability.store.publish(&manifest)?;
+        }
+        if !matches!(manifest.purpose, Purpose::Savepoint { .. }) {
+            self.shared.checkpoints().has_published.store(true, Ordering::SeqCst);
         }
         if stop || !matches!(purpose, Purpose::Savepoint { .. }) {
             self.shared.reach(Phase::Commit);

@@ -107,23 +107,43 @@ impl StartFrom {
     }
 
     /// What an operator on a worker is to take in; none if there is nothing.
-    pub(crate) fn operator(&self, node: &str, worker: usize, workers: usize) -> Option<OperatorState<'_>> {
+    pub(crate) fn operator(
+        &self,
+        node: &str,
+        worker: usize,
+        workers: usize,
+    ) -> Result<Option<OperatorState<'_>>, Fault> {
         let parts: Vec<&PartManifest> = self.parts(node).collect();
         if parts.is_empty() || self.dropped.iter().any(|name| name == node) {
-            return None;
+            return Ok(None);
         }
-        let dropped = self.dropped.iter().filter_map(|name| name.strip_prefix(node)?.strip_prefix('.'));
-        Some(OperatorState {
+        let dropped: Vec<String> = self.given_up(node).map(str::to_owned).collect();
+        // A table that can't be read is a fault here: without it the operator would begin with nothing, and nobody would know.
+        let mut schemas = BTreeMap::new();
+        for table in parts.iter().flat_map(|part| &part.tables) {
+            let given_up = state_of_table(&table.name).is_some_and(|(state, _)| dropped.iter().any(|d| d == state));
+            if !given_up && !schemas.contains_key(&table.name) {
+                let schema = self.store.table_schema(table).map_err(|fault| fault.at(node).on_worker(worker))?;
+                schemas.insert(table.name.clone(), schema);
+            }
+        }
+        Ok(Some(OperatorState {
             from: self,
             parts,
+            schemas,
             groups: groups_of(worker, workers),
-            dropped: dropped.map(str::to_owned).collect(),
+            dropped,
             scratch: self.scratch.join(format!(
                 "restore-{}-{}",
                 std::process::id(),
                 NEXT.fetch_add(1, Ordering::Relaxed)
             )),
-        })
+        }))
+    }
+
+    /// States of a node that the user gives up.
+    fn given_up(&self, node: &str) -> impl Iterator<Item = &str> {
+        self.dropped.iter().filter_map(move |name| name.strip_prefix(node)?.strip_prefix('.'))
     }
 }
 
@@ -140,6 +160,7 @@ static NEXT: AtomicU64 = AtomicU64::new(0);
 pub(crate) struct OperatorState<'a> {
     from: &'a StartFrom,
     parts: Vec<&'a PartManifest>,
+    schemas: BTreeMap<String, SchemaRef>,
     groups: Range<u32>,
     dropped: Vec<String>,
     scratch: PathBuf,
@@ -164,18 +185,7 @@ impl Restore for OperatorState<'_> {
     }
 
     fn tables(&self) -> Vec<(String, SchemaRef)> {
-        let mut tables = BTreeMap::new();
-        for table in self.parts.iter().flat_map(|part| &part.tables) {
-            let given_up =
-                state_of_table(&table.name).is_some_and(|(state, _)| self.dropped.iter().any(|d| d == state));
-            if !given_up
-                && !tables.contains_key(&table.name)
-                && let Ok(schema) = self.from.store.table_schema(table)
-            {
-                tables.insert(table.name.clone(), schema);
-            }
-        }
-        tables.into_iter().collect()
+        self.schemas.iter().map(|(name, schema)| (name.clone(), schema.clone())).collect()
     }
 
     fn rows(&self, table: &str) -> u64 {

@@ -45,10 +45,11 @@ impl Stepped {
     }
 
     /// What an operator on a worker goes on with.
-    pub fn state(&self, node: &str, worker: usize) -> Option<Box<dyn Restore + '_>> {
-        let state = self.shared.from.as_ref()?.operator(node, worker, self.shared.workers)?;
+    pub fn state(&self, node: &str, worker: usize) -> Result<Option<Box<dyn Restore + '_>>, Fault> {
+        let Some(from) = &self.shared.from else { return Ok(None) };
+        let Some(state) = from.operator(node, worker, self.shared.workers)? else { return Ok(None) };
         self.shared.reach(Phase::Restore);
-        Some(Box::new(state))
+        Ok(Some(Box::new(state)))
     }
 
     /// Stores what all parts held at one boundary, publishes it, and commits.

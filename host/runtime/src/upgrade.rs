@@ -1,6 +1,6 @@
 //! Upgrades: the logic of a node is replaced while the job runs, and a restart knows it.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -25,6 +25,8 @@ pub(crate) struct Upgrades {
     shadow: Mutex<Option<Arc<Shadow>>>,
     /// Node of the swap or shadow that is under way, or [`NO_SWAP`].
     swapping: AtomicUsize,
+    /// A request is under way.
+    requested: AtomicBool,
     replaced: Mutex<Vec<Replaced>>,
 }
 
@@ -36,6 +38,7 @@ impl Default for Upgrades {
             swap: Mutex::default(),
             shadow: Mutex::default(),
             swapping,
+            requested: AtomicBool::new(false),
             replaced: Mutex::default(),
         }
     }
@@ -49,8 +52,8 @@ const NO_SWAP: usize = usize::MAX;
 struct Replaced {
     node: usize,
     factory: Arc<dyn OperatorFactory>,
-    /// Checkpoints that had been completed by then. Until there is another one, a restart begins with the logic from before.
-    completed: u64,
+    /// The first checkpoint that can hold its state. A restart from one before it begins with the logic from before.
+    since: u64,
     component: NewComponent,
 }
 
@@ -144,8 +147,8 @@ impl Shared {
 
     /// From now on a node is made of this.
     pub fn replaced(&self, node: usize, factory: Arc<dyn OperatorFactory>, component: NewComponent) {
-        let completed = self.checkpoints.as_ref().map_or(0, |c| c.stats.lock().expect("no panic while held").completed);
-        let replaced = Replaced { node, factory, completed, component };
+        let since = self.checkpoints.as_ref().map_or(0, |checkpoints| checkpoints.next_id());
+        let replaced = Replaced { node, factory, since, component };
         self.upgrades.replaced.lock().expect("no panic while held").push(replaced);
     }
 
@@ -181,23 +184,23 @@ impl JobControl {
     /// Whether another component for a node would fit, and what would become of its state. Nothing changes yet.
     pub fn plan_upgrade(&self, component: NewComponent, load: &Loader) -> Result<Upgrade, Fault> {
         let shared = &self.0;
+        let ticket = Ticket::take(shared)?;
         let opened = shared.open_component(&component, load)?;
         if let Some(leader) = shared.leader() {
             leader.prepare(shared, &component)?;
         }
-        Ok(Upgrade { shared: shared.clone(), opened, component })
+        Ok(Upgrade { shared: shared.clone(), opened, component, ticket })
     }
 
-    /// The plan with which the job is to be started again, and the components that were put into it: those of which there is a
-    /// checkpoint. Names of nodes that go back to what they were.
-    pub fn plan_for_restart(&self) -> (Plan, Vec<NewComponent>, Vec<String>) {
+    /// The plan with which the job is to be started again from this checkpoint (none: from the beginning), and the components that were put
+    /// into it: those that the checkpoint knows. Names of nodes that go back to what they were.
+    pub fn plan_for_restart(&self, checkpoint: Option<u64>) -> (Plan, Vec<NewComponent>, Vec<String>) {
         let mut plan = self.0.plan.clone();
         let (mut components, mut back) = (Vec::new(), Vec::new());
-        let completed = self.checkpoint_stats().map_or(0, |stats| stats.completed);
         for replaced in self.0.upgrades.replaced.lock().expect("no panic while held").iter() {
             let node = &mut plan.nodes[replaced.node];
             match &mut node.kind {
-                NodeKind::Operator { factory } if completed > replaced.completed => {
+                NodeKind::Operator { factory } if checkpoint.is_some_and(|id| id >= replaced.since) => {
                     *factory = replaced.factory.clone();
                     components.push(replaced.component.clone());
                 }
@@ -206,6 +209,30 @@ impl JobControl {
         }
         (plan, components, back)
     }
+
+    /// Whether a checkpoint of this run exists: a restart begins at the latest one then.
+    pub fn has_published(&self) -> bool {
+        self.0.checkpoints.as_ref().is_some_and(|checkpoints| checkpoints.has_published())
+    }
+}
+
+/// The right to upgrade: one request has it at a time, from its plan to its end.
+struct Ticket(Arc<Shared>);
+
+impl Ticket {
+    fn take(shared: &Arc<Shared>) -> Result<Self, Fault> {
+        if shared.upgrades.requested.swap(true, Ordering::AcqRel) {
+            let fault = Fault::config("another upgrade of the job is under way");
+            return Err(fault.with_help("try again when it has ended"));
+        }
+        Ok(Self(shared.clone()))
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.0.upgrades.requested.store(false, Ordering::Release);
+    }
 }
 
 /// Another component for a node of a running job, opened and found to fit.
@@ -213,6 +240,7 @@ pub struct Upgrade {
     shared: Arc<Shared>,
     opened: Opened,
     component: NewComponent,
+    ticket: Ticket,
 }
 
 impl Upgrade {
@@ -232,14 +260,7 @@ impl Upgrade {
             );
         }
         let (shadow, threads) = Shadow::start(&factory, shared.local.start, places, &self.component.dropped)?;
-        {
-            let mut slot = upgrades.shadow.lock().expect("no panic while held");
-            if slot.is_some() {
-                shadow.end();
-                return Err(Fault::config("another upgrade of the job is under way"));
-            }
-            *slot = Some(shadow.clone());
-        }
+        *upgrades.shadow.lock().expect("no panic while held") = Some(shadow.clone());
         upgrades.swapping.store(node, Ordering::Release);
         let end = Instant::now() + duration;
         while Instant::now() < end && !shared.is_over() && !threads.have_ended() {
@@ -260,7 +281,7 @@ impl Upgrade {
     /// Goes over to the new logic, between two calls on each worker. If it fails in its first calls, all goes on with the logic from
     /// before, as if nothing had been; the fault says why.
     pub fn run(self) -> Result<Duration, Fault> {
-        let Self { shared, opened: Opened { node, successor, logic }, component } = self;
+        let Self { shared, opened: Opened { node, successor, logic }, component, ticket: _ticket } = self;
         let _turn = shared.turn();
         let began = Instant::now();
         if let Some(leader) = shared.leader() {

@@ -123,7 +123,8 @@ fn build_parts(context: &WorkerContext) -> Result<(Vec<Part>, Option<sink::Write
 
 fn build_operator(shared: &Shared, place: &OperatorContext, factory: &dyn OperatorFactory) -> Result<Part, Fault> {
     let mut operator = factory.build(place)?;
-    let from = shared.from.as_ref().and_then(|from| from.operator(&place.node, place.worker, place.workers));
+    let from = shared.from.as_ref().map(|from| from.operator(&place.node, place.worker, place.workers));
+    let from = from.transpose()?.flatten();
     let now = from.as_ref().map_or(Now::START, |from| from.now());
     if let Some(from) = &from {
         shared.reach(Phase::Restore);

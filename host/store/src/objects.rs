@@ -48,6 +48,8 @@ struct Known {
     doomed: Vec<(String, Copy)>,
     /// Named there.
     gone: HashSet<String>,
+    /// By hash, a copy whose content was seen to be another: nobody relies on it any more, in no later generation either.
+    broken: HashMap<String, Copy>,
 }
 
 /// Content that checkpoints in flight will name.
@@ -84,7 +86,8 @@ impl Objects {
     ) -> Result<(), Fault> {
         let mut known = self.lock();
         let next = process as u64 * NUMBERS_PER_PROCESS;
-        *known = Known { generation, next, gone: removing.into_iter().collect(), ..Known::default() };
+        let broken = std::mem::take(&mut known.broken);
+        *known = Known { generation, next, gone: removing.into_iter().collect(), broken, ..Known::default() };
         self.list(&mut known)
     }
 
@@ -174,12 +177,15 @@ impl Objects {
             for copy in self.copies(object, again)? {
                 match read(&copy.name)? {
                     Some((true, content)) => return Ok(content),
-                    Some((false, _)) => fault = Some(self.broken(&copy, object)),
+                    Some((false, _)) => {
+                        fault = Some(self.broken(&copy, object));
+                        self.lock().distrust(&object.sha256, &copy);
+                    }
                     None => {}
                 }
             }
         }
-        Err(fault.unwrap_or_else(|| self.missing(object)))
+        Err(fault.unwrap_or_else(|| self.lost(&self.lock(), object)))
     }
 
     fn copies(&self, object: &ObjectRef, again: bool) -> Result<Vec<Copy>, Fault> {
@@ -210,7 +216,7 @@ impl Objects {
 
     fn check(&self, known: &Known, object: &ObjectRef) -> Result<(), Fault> {
         match known.copies.get(&object.sha256).and_then(|copies| copies.first()) {
-            None => Err(self.missing(object)),
+            None => Err(self.lost(known, object)),
             Some(copy) if !known.has(object) => Err(self.broken(copy, object)),
             Some(_) => Ok(()),
         }
@@ -282,7 +288,8 @@ impl Objects {
         for (name, bytes) in listed {
             let file = name.rsplit('/').next().unwrap_or_default();
             let Some((hash, _)) = file.split_once('-') else { continue };
-            if !known.gone.contains(&name) && !doomed.contains(&name) {
+            let is_broken = known.broken.get(hash).is_some_and(|copy| copy.name == name);
+            if !known.gone.contains(&name) && !doomed.contains(&name) && !is_broken {
                 known.copies.entry(hash.to_owned()).or_default().push(Copy { name, bytes });
             }
         }
@@ -296,6 +303,11 @@ impl Objects {
             format!("it has {} bytes instead of {}", copy.bytes, object.bytes)
         };
         damaged(&self.store.location(&copy.name), &what)
+    }
+
+    /// No copy can be relied upon.
+    fn lost(&self, known: &Known, object: &ObjectRef) -> Fault {
+        known.broken.get(&object.sha256).map_or_else(|| self.missing(object), |copy| self.broken(copy, object))
     }
 
     fn missing(&self, object: &ObjectRef) -> Fault {
@@ -312,6 +324,14 @@ impl Objects {
 impl Known {
     fn has(&self, object: &ObjectRef) -> bool {
         self.copies.get(&object.sha256).is_some_and(|copies| copies.iter().any(|copy| copy.bytes == object.bytes))
+    }
+
+    /// The copy is not what its name says.
+    fn distrust(&mut self, hash: &str, copy: &Copy) {
+        if let Some(copies) = self.copies.get_mut(hash) {
+            copies.retain(|other| other != copy);
+        }
+        self.broken.insert(hash.to_owned(), copy.clone());
     }
 
     fn hold(&mut self, hash: &str) {

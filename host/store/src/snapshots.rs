@@ -127,7 +127,8 @@ impl Snapshots {
             self.location(),
             index.generation
         );
-        Err(Fault::io(text).with_help("the job runs somewhere else: stop one of the two"))
+        // No attempt mends it: the next one would stop the other start, and so on for ever.
+        Err(Fault::config(text).with_help("the job runs somewhere else: stop one of the two"))
     }
 
     /// Removes objects that the index names under `removing`.

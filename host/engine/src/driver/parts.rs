@@ -14,6 +14,9 @@ use super::node::Work;
 use super::source::SourceWorker;
 use super::{Driver, each};
 
+/// What an operator on a worker takes in.
+pub type StateOf<'a> = dyn Fn(&str, usize) -> Result<Option<Box<dyn Restore + 'a>>, Fault> + 'a;
+
 /// What a run goes on with.
 pub struct Start<'a> {
     /// Where the virtual clock stands.
@@ -22,7 +25,7 @@ pub struct Start<'a> {
     pub splits: &'a [Vec<SplitState>],
     /// What an operator on a worker held, if there is something.
     #[allow(clippy::type_complexity)]
-    pub state: &'a dyn Fn(&str, usize) -> Option<Box<dyn Restore + 'a>>,
+    pub state: &'a StateOf<'a>,
 }
 
 impl Driver {
@@ -32,7 +35,7 @@ impl Driver {
         driver.now_ms = start.now_ms;
         for (id, node) in plan.nodes.iter().enumerate() {
             for worker in 0..driver.instances[id].len() {
-                if let Some(state) = (start.state)(&node.name, worker) {
+                if let Some(state) = (start.state)(&node.name, worker)? {
                     driver.take_in(id, worker, &*state).map_err(|f| f.at(&node.name).on_worker(worker))?;
                 }
             }

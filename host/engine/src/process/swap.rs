@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use arrow::array::new_empty_array;
-use tidemill_model::component::{Descriptor, StateDescriptor};
+use tidemill_model::component::{Descriptor, StateDescriptor, StateScope};
 use tidemill_model::logic::{Logic, LogicError};
 use tidemill_model::operator::{OpenedLogic, StateChange, StateFate, Successor};
 use tidemill_model::schema::type_name;
@@ -36,6 +36,12 @@ impl Replacement {
     pub fn new(before: &Factory, after: Factory, dropped: &[String]) -> Result<Self, Fault> {
         fits(before, &after)?;
         let (old, new) = (&before.descriptor, &after.descriptor);
+        if let Some(state) = old.states.iter().chain(&new.states).find(|state| state.scope == StateScope::Broadcast) {
+            // Workers switch at different moments: a row that all get would be one version's on this and the other's on that worker.
+            let message = format!("state `{}` is broadcast: such operators can't be upgraded in place", state.name);
+            let help = "stop the job at a savepoint, and start it with `--from` and the new component";
+            return Err(Fault::config(message).with_help(help));
+        }
         let version = |of: &Descriptor, name: &str| of.states.iter().find(|s| s.name == name).map(|s| s.version);
         let stays = |name: &&String| version(old, name).is_some() && version(old, name) == version(new, name);
         if let Some(name) = dropped.iter().find(stays) {
