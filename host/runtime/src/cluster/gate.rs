@@ -1,10 +1,10 @@
 //! The port at which a process takes connections of the others, and from which it dials them.
 //!
 //! Laws: a connection that has not passed the handshake is never seen by anyone else; of a generation that is over none is taken; the
-//! secret is shown to nobody.
+//! secret is shown to nobody; who has not shown that he knows it holds little, and not for long.
 
 use std::collections::BTreeMap;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -20,6 +20,8 @@ use super::wire::Wire;
 const PING_EVERY: Duration = Duration::from_millis(500);
 /// Between looks at what has come and whether somebody wants to go on waiting.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// So many callers may be about to show that they know the secret: more than a job has processes. Each costs a thread and files.
+const STRANGERS_MAX: usize = 64;
 
 /// Who this process is.
 pub struct GateOptions {
@@ -46,7 +48,26 @@ struct Door {
     generation: AtomicU64,
     arrived: Mutex<Vec<(Hello, Wire)>>,
     changed: Condvar,
+    strangers: Mutex<Strangers>,
+    /// How long a stranger may stay.
+    patience: Duration,
     closed: AtomicBool,
+}
+
+/// Callers that have not shown yet that they know the secret, and when each has to be done.
+#[derive(Default)]
+struct Strangers {
+    next: u64,
+    here: BTreeMap<u64, (Instant, TcpStream)>,
+}
+
+/// A place among the strangers.
+struct Place<'a>(&'a Door, u64);
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.strangers().here.remove(&self.1);
+    }
 }
 
 /// A process that has come to take part.
@@ -59,6 +80,10 @@ pub struct Member {
 
 impl Gate {
     pub fn open(options: GateOptions) -> Result<Self, Fault> {
+        Self::patient(options, handshake::HANDSHAKE_TIMEOUT)
+    }
+
+    fn patient(options: GateOptions, patience: Duration) -> Result<Self, Fault> {
         let GateOptions { identity, process, address, secret, tls } = options;
         let encryption = tls.map(|files| Encryption::load(&files)).transpose()?;
         let taken = |e| {
@@ -75,6 +100,8 @@ impl Gate {
             generation: AtomicU64::new(0),
             arrived: Mutex::default(),
             changed: Condvar::new(),
+            strangers: Mutex::default(),
+            patience,
             closed: AtomicBool::new(false),
         });
         let (takes, pings) = (door.clone(), door.clone());
@@ -189,6 +216,10 @@ impl Door {
         self.arrived.lock().expect("no panic while held")
     }
 
+    fn strangers(&self) -> MutexGuard<'_, Strangers> {
+        self.strangers.lock().expect("no panic while held")
+    }
+
     fn take_all(self: &Arc<Self>, listener: &TcpListener) {
         for socket in listener.incoming() {
             if self.closed.load(Ordering::SeqCst) {
@@ -196,24 +227,45 @@ impl Door {
             }
             // A caller that has gone again is no reason to take no others.
             let Ok(socket) = socket else { continue };
+            let Some(place) = self.admit(&socket) else { continue };
             let door = self.clone();
             // Where there is no thread for it, the caller sees the connection end, and tries again.
-            let _ = thread("tidemill-greet", move || match door.greet(socket) {
+            let spawned = thread("tidemill-greet", move || match door.greet(socket, place) {
                 Err(Refused { fault, again: false }) => tracing::warn!("{fault}"),
                 Err(Refused { fault, .. }) => tracing::debug!("{fault}"),
                 Ok(()) => {}
             });
+            if spawned.is_err() {
+                self.strangers().here.remove(&place);
+            }
         }
     }
 
-    fn greet(&self, socket: TcpStream) -> Result<(), Refused> {
-        // A caller that never speaks must not stay.
-        let limited = socket
-            .set_read_timeout(Some(handshake::HANDSHAKE_TIMEOUT))
-            .and_then(|()| socket.set_write_timeout(Some(handshake::HANDSHAKE_TIMEOUT)));
-        limited.map_err(|e| Refused::for_now(Fault::io(format!("a connection can't be used: {e}"))))?;
+    /// A place for a caller. None: he has to come again, when others have gone.
+    fn admit(&self, socket: &TcpStream) -> Option<u64> {
+        let mut strangers = self.strangers();
+        if strangers.here.len() >= STRANGERS_MAX || self.closed.load(Ordering::SeqCst) {
+            return None;
+        }
+        let (place, deadline) = (strangers.next, Instant::now() + self.patience);
+        strangers.next += 1;
+        strangers.here.insert(place, (deadline, socket.try_clone().ok()?));
+        Some(place)
+    }
+
+    /// Sends away those that had to be done before `now`: their threads see the connection end. However often they speak.
+    fn send_away(&self, now: Instant) {
+        for (_, socket) in self.strangers().here.extract_if(.., |_, (deadline, _)| *deadline <= now) {
+            // He may have gone.
+            let _ = socket.1.shutdown(Shutdown::Both);
+        }
+    }
+
+    fn greet(&self, socket: TcpStream, place: u64) -> Result<(), Refused> {
+        let place = Place(self, place);
         let wire = Wire::accept(socket, self.encryption.as_ref()).map_err(Refused::finally)?;
         let hello = handshake::listen(&wire, &self.secret, |hello| self.judge(hello))?;
+        drop(place);
         let mut arrived = self.lock();
         // A process that comes again has lost its earlier connection.
         arrived.retain(|(other, _)| (other.from, other.kind) != (hello.from, hello.kind));
@@ -263,9 +315,10 @@ impl Door {
         Ok(())
     }
 
-    /// Keeps those company that wait for the next generation.
+    /// Keeps those company that wait for the next generation, and sends away those that stay too long.
     fn ping_all(&self) {
         while !self.closed.load(Ordering::SeqCst) {
+            self.send_away(Instant::now());
             let waiting: Vec<Wire> = {
                 let arrived = self.lock();
                 arrived.iter().filter(|(hello, _)| hello.kind == Kind::Control).map(|(_, wire)| wire.clone()).collect()
@@ -276,6 +329,7 @@ impl Door {
             }
             std::thread::sleep(PING_EVERY);
         }
+        self.strangers().here.values().for_each(|(_, socket)| drop(socket.shutdown(Shutdown::Both)));
     }
 }
 
@@ -289,9 +343,14 @@ mod tests {
     use super::*;
 
     fn gate(process: usize, secret: &str) -> Gate {
+        patient(process, secret, handshake::HANDSHAKE_TIMEOUT)
+    }
+
+    fn patient(process: usize, secret: &str, patience: Duration) -> Gate {
         let identity = Identity { pipeline: "p".into(), file: "f".into(), components: Vec::new() };
         let address = "127.0.0.1:0".into();
-        Gate::open(GateOptions { identity, process, address, secret: secret.into(), tls: None }).unwrap()
+        let options = GateOptions { identity, process, address, secret: secret.into(), tls: None };
+        Gate::patient(options, patience).unwrap()
     }
 
     #[test]
@@ -363,5 +422,58 @@ mod tests {
             assert_eq!(String::from_utf8_lossy(&said), "", "{words:?} is told nothing");
         }
         assert!(listener.door.lock().is_empty());
+    }
+
+    /// Callers that say a part of what a process of Tidemill says.
+    fn slow(listener: &Gate, callers: usize) -> Vec<TcpStream> {
+        use std::io::Write;
+        let caller = |_| {
+            let mut socket = TcpStream::connect(listener.address()).unwrap();
+            // Those beyond the limit are closed already.
+            let _ = socket.write_all(b"tidemill {");
+            socket
+        };
+        (0..callers).map(caller).collect()
+    }
+
+    #[test]
+    fn strangers_beyond_the_limit_are_closed_and_who_goes_makes_room() {
+        use std::io::Read;
+        let (listener, caller) = (patient(0, "same", Duration::from_secs(3600)), gate(1, "same"));
+        listener.begin(1);
+        let mut strangers = slow(&listener, STRANGERS_MAX + 10);
+        for socket in strangers.drain(STRANGERS_MAX..) {
+            socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+            let closed = match { &socket }.read(&mut [0]) {
+                Ok(bytes) => bytes == 0,
+                Err(error) => error.kind() == std::io::ErrorKind::ConnectionReset,
+            };
+            assert!(closed, "the newest are closed");
+        }
+        let dial = || caller.dial(0, &listener.address().to_string(), "own", Kind::Data, 1);
+        assert!(dial().err().unwrap().again, "it may come again");
+        strangers.truncate(STRANGERS_MAX / 2);
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while let Err(refused) = dial() {
+            assert!(refused.again && Instant::now() < deadline, "{}", refused.fault);
+        }
+    }
+
+    #[test]
+    fn who_speaks_slowly_for_ever_is_sent_away_and_the_partner_gets_in() {
+        use std::io::Write;
+        let (listener, caller) = (patient(0, "same", Duration::from_millis(100)), gate(1, "same"));
+        listener.begin(1);
+        let mut strangers = slow(&listener, STRANGERS_MAX);
+        let deadline = Instant::now() + Duration::from_secs(20);
+        // A byte of each at a time: no read takes long. They end when they are written to once they were sent away.
+        while !strangers.is_empty() {
+            assert!(Instant::now() < deadline, "{} callers stay", strangers.len());
+            strangers.retain_mut(|socket| socket.write_all(b" ").is_ok());
+            std::thread::yield_now();
+        }
+        while let Err(refused) = caller.dial(0, &listener.address().to_string(), "own", Kind::Data, 1) {
+            assert!(refused.again && Instant::now() < deadline, "{}", refused.fault);
+        }
     }
 }

@@ -6,7 +6,7 @@
 //! per side keeps one side's proof from serving as the other's. Without TLS nothing protects what follows.
 
 use std::io::{Read, Write};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hmac::{Hmac, KeyInit, Mac};
 use hmac_sha2::{Digest, Sha256};
@@ -27,7 +27,7 @@ const LINE_BYTES_MAX: usize = 256 << 10;
 const STRANGE: &str = "see that the hosts file names the right port, and that all processes use TLS, or none; with TLS, each \
                        needs a certificate signed by the others' `--tls-ca`";
 /// The whole of it takes a few round trips.
-pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What a connection is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -144,9 +144,10 @@ pub fn call(wire: &Wire, mut hello: Hello, secret: &[u8]) -> Result<(), Refused>
     let peer = wire.peer();
     let lost = |error: std::io::Error| Refused::lost(&error, &peer);
     wire.set_timeout(Some(HANDSHAKE_TIMEOUT)).map_err(lost)?;
+    let deadline = Instant::now() + HANDSHAKE_TIMEOUT;
     hello.nonce = nonce().map_err(Refused::finally)?;
     let said = send(wire, &hello).map_err(lost)?;
-    let (nonce, proof) = match receive(wire).map_err(lost)?.0 {
+    let (nonce, proof) = match receive(wire, deadline).map_err(lost)?.0 {
         Word::Welcome { nonce, proof } => (nonce, proof),
         word => return Err(refusal(word, &peer)),
     };
@@ -157,7 +158,7 @@ pub fn call(wire: &Wire, mut hello: Hello, secret: &[u8]) -> Result<(), Refused>
         return Err(Refused::finally(Fault::config(format!("{peer}: {why}")).with_help(help)));
     }
     send(wire, &Word::Proof(prove(secret, "caller", &[&said, &nonce]))).map_err(lost)?;
-    match receive(wire).map_err(lost)?.0 {
+    match receive(wire, deadline).map_err(lost)?.0 {
         Word::Accepted => wire.set_timeout(None).map_err(lost),
         word => Err(refusal(word, &peer)),
     }
@@ -179,7 +180,8 @@ pub fn listen(wire: &Wire, secret: &[u8], judge: impl FnOnce(&Hello) -> Result<(
     let peer = wire.peer();
     let lost = |error: std::io::Error| Refused::lost(&error, &peer);
     wire.set_timeout(Some(HANDSHAKE_TIMEOUT)).map_err(lost)?;
-    let (hello, said) = receive::<Hello>(wire).map_err(lost)?;
+    let deadline = Instant::now() + HANDSHAKE_TIMEOUT;
+    let (hello, said) = receive::<Hello>(wire, deadline).map_err(lost)?;
     if hello.protocol != PROTOCOL {
         let (we, version) = (env!("CARGO_PKG_VERSION"), &hello.version);
         let why = format!("it is Tidemill {version}, which speaks another protocol than {we} here");
@@ -188,7 +190,7 @@ pub fn listen(wire: &Wire, secret: &[u8], judge: impl FnOnce(&Hello) -> Result<(
     let nonce = nonce().map_err(Refused::finally)?;
     let proof = prove(secret, "listener", &[&said, &nonce]);
     send(wire, &Word::Welcome { nonce: nonce.clone(), proof }).map_err(lost)?;
-    match receive(wire).map_err(lost)?.0 {
+    match receive(wire, deadline).map_err(lost)?.0 {
         Word::Proof(proof) if is_proof(secret, "caller", &[&said, &nonce], &proof) => {}
         Word::Refused { why, .. } => {
             return Err(Refused::finally(Fault::config(format!("{peer} has hung up: {why}"))));
@@ -262,12 +264,15 @@ fn strange() -> std::io::Error {
     std::io::Error::new(std::io::ErrorKind::InvalidData, text)
 }
 
-/// A byte at a time: what follows the line is not ours.
-fn receive<T: DeserializeOwned>(mut wire: &Wire) -> std::io::Result<(T, String)> {
+/// A byte at a time: what follows the line is not ours. Each byte may come in time, and the line never end: hence the deadline.
+fn receive<T: DeserializeOwned>(mut wire: &Wire, deadline: Instant) -> std::io::Result<(T, String)> {
     let (mut line, mut byte) = (Vec::new(), [0]);
     while line.last() != Some(&b'\n') {
         if line.len() >= LINE_BYTES_MAX {
             return Err(strange());
+        }
+        if Instant::now() > deadline {
+            return Err(std::io::ErrorKind::TimedOut.into());
         }
         wire.read_exact(&mut byte)?;
         line.push(byte[0]);

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tidemill_model::Fault;
 
+use super::handshake::HANDSHAKE_TIMEOUT;
 use super::tls::{Encryption, Session};
 
 /// A host that does not answer is down or behind a wall: the next attempt comes soon enough.
@@ -28,7 +29,10 @@ struct Ends {
 impl Wire {
     /// Dials `address` (`host:port`).
     pub fn dial(address: &str, encryption: Option<&Encryption>) -> Result<Self, Fault> {
-        let socket = connect(address).map_err(|e| Fault::io(format!("cannot reach `{address}`: {e}")))?;
+        let lost = |e| Fault::io(format!("cannot reach `{address}`: {e}"));
+        let socket = connect(address).map_err(lost)?;
+        // Something else may listen there, and say nothing.
+        limit(&socket, Some(HANDSHAKE_TIMEOUT)).map_err(lost)?;
         let session = match encryption {
             Some(encryption) => {
                 let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
@@ -42,7 +46,10 @@ impl Wire {
 
     /// The other end of a connection that was taken.
     pub fn accept(socket: TcpStream, encryption: Option<&Encryption>) -> Result<Self, Fault> {
-        socket.set_nodelay(true).map_err(|e| Fault::io(format!("a connection can't be used: {e}")))?;
+        let useless = |e| Fault::io(format!("a connection can't be used: {e}"));
+        socket.set_nodelay(true).map_err(useless)?;
+        // A caller that never speaks must not stay.
+        limit(&socket, Some(HANDSHAKE_TIMEOUT)).map_err(useless)?;
         let session = encryption.map(|encryption| encryption.accept(&socket)).transpose()?;
         Ok(Self::new(socket, session))
     }
@@ -63,8 +70,7 @@ impl Wire {
 
     /// Reads and writes that take longer fail; `None`: they may take for ever.
     pub fn set_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
-        self.0.socket.set_read_timeout(timeout)?;
-        self.0.socket.set_write_timeout(timeout)
+        limit(&self.0.socket, timeout)
     }
 
     /// Whoever waits for this connection, here or there, is told that it has ended.
@@ -83,6 +89,11 @@ impl Wire {
         };
         socket.set_nonblocking(false).is_ok() && open
     }
+}
+
+fn limit(socket: &TcpStream, timeout: Option<Duration>) -> io::Result<()> {
+    socket.set_read_timeout(timeout)?;
+    socket.set_write_timeout(timeout)
 }
 
 fn connect(address: &str) -> io::Result<TcpStream> {
