@@ -8,6 +8,7 @@ mod durable;
 mod interrupts;
 mod kept;
 mod network;
+mod recovery;
 mod reports;
 mod support;
 mod upgrades;

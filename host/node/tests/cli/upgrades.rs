@@ -218,6 +218,27 @@ fn upgrades_hold_in_several_processes_and_when_their_number_changes() {
 }
 
 #[test]
+fn one_upgrade_is_under_way_at_a_time() {
+    let folder = Folder::with(&[("pipeline.yaml", &pipeline("heap", 2000, 100, true))]);
+    let job = start(&folder, "");
+    let words = format!("upgrade counting --operator counts --component '{}' --shadow 20s", component("text"));
+    let shadow = Running::start(folder.shell(&shell(&words)));
+    let deadline = Instant::now() + WAIT;
+    // As soon as the first request is there.
+    let refused = loop {
+        let asked = upgrade(&folder, "more", "--dry-run");
+        if asked.code() != 0 {
+            break asked;
+        }
+        assert!(Instant::now() < deadline, "a second request is answered beside the first: {asked:?}");
+    };
+    Refused("another upgrade of the job is under way").check(&refused, "the second request");
+    job.signal("INT");
+    assert_eq!(job.end().code(), 0);
+    assert_eq!(shadow.end().code(), 1, "the job has ended before");
+}
+
+#[test]
 fn a_shadow_shows_what_would_differ_before_anything_changes() {
     for backend in ["heap", "rocksdb"] {
         let folder = Folder::with(&[("pipeline.yaml", &pipeline(backend, 20_000, 500, true))]);

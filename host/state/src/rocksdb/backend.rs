@@ -244,6 +244,14 @@ impl Rocks {
     }
 }
 
+impl Drop for Rocks {
+    fn drop(&mut self) {
+        if let Some(cut) = self.cut.take() {
+            cut.end();
+        }
+    }
+}
+
 impl StateBackend for Rocks {
     fn resolve(&mut self, keys: &Rows, hashes: &[u64], slots: &mut Vec<Slot>) -> Result<(), Fault> {
         self.check()?;

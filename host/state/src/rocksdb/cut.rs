@@ -6,6 +6,7 @@ use std::any::Any;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex};
+use std::thread::JoinHandle;
 
 use tidemill_model::snapshot::NativeFile;
 use tidemill_model::{Fault, panics};
@@ -45,6 +46,7 @@ pub(super) type Parts = Arc<Vec<Frozen>>;
 pub(super) struct Cut {
     outcome: Mutex<Option<Result<Parts, Fault>>>,
     done: Condvar,
+    thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Cut {
@@ -58,8 +60,16 @@ impl Cut {
             own.done.notify_all();
         };
         let thread = std::thread::Builder::new().name("state-snapshot".to_owned()).spawn(run);
-        thread.map_err(|error| Fault::io(format!("no thread for a snapshot: {error}")))?;
+        let thread = thread.map_err(|error| Fault::io(format!("no thread for a snapshot: {error}")))?;
+        *cut.thread.lock().expect("no panic while held") = Some(thread);
         Ok(cut)
+    }
+
+    /// Waits until the thread has let go of the databases: RocksDB does not bear a process that ends while somebody uses it.
+    pub fn end(&self) {
+        let thread = self.thread.lock().expect("no panic while held").take();
+        // What it has to say is in the outcome.
+        let _ = thread.map(JoinHandle::join);
     }
 
     pub fn is_done(&self) -> bool {
