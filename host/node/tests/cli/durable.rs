@@ -101,12 +101,25 @@ fn a_job_that_has_read_all_is_done_until_someone_wants_it_again() {
 
 #[test]
 fn without_retain_a_stop_is_an_end() {
-    let folder = Folder::with(&[("pipeline.yaml", &numbers("", "interval: 50ms, retain: false"))]);
-    let ended = interrupted(&folder, 2, |_, job| job.signal("INT"));
-    well(&ended);
-    let rows = ids(&folder);
-    let counted: u64 = folder.rows("sums").iter().filter_map(|row| row.rsplit(',').next()?.parse::<u64>().ok()).sum();
-    assert_eq!((rows.len() as u64, counted > 0), (counted, true), "windows fire as at the end of input");
+    type Stop = fn(&Folder, &mut Running);
+    let stops: [Stop; 2] = [
+        |_, job| job.signal("INT"),
+        |folder, _| {
+            let stopped = folder.run(&run("stop numbers"));
+            well(&stopped);
+            assert!(stopped.stdout.contains("what had been read was processed"), "{stopped:?}");
+        },
+    ];
+    for stop in stops {
+        let folder = Folder::with(&[("pipeline.yaml", &numbers("", "interval: 50ms, retain: false"))]);
+        well(&interrupted(&folder, 2, stop));
+        let rows = ids(&folder).len() as u64;
+        let counted: u64 =
+            folder.rows("sums").iter().filter_map(|row| row.rsplit(',').next()?.parse::<u64>().ok()).sum();
+        assert_eq!((rows, counted > 0), (counted, true), "windows fire as at the end of input");
+        let listed = folder.run(&run("savepoint list pipeline.yaml"));
+        assert_eq!(listed.stdout, "", "nothing is left to go on from");
+    }
 }
 
 #[test]
