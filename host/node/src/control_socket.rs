@@ -29,7 +29,7 @@ pub enum Request {
         name: String,
         stop: bool,
     },
-    /// A checkpoint at which the job ends.
+    /// A checkpoint at which the job ends; or the end of its sources, where checkpoints are not retained.
     Stop,
     /// Another number of workers, by way of a checkpoint; as many processes as before, if nothing is said of them.
     Rescale {
@@ -64,6 +64,10 @@ pub enum Answer {
     Rescaled {
         workers: usize,
         processes: usize,
+        took_ms: u64,
+    },
+    /// Sources have ended, and what they had read was processed: there is nothing to go on from.
+    Ended {
         took_ms: u64,
     },
     /// What becomes of the states, the component's digest, and how long the job was about it; none: nothing was changed.
@@ -142,7 +146,29 @@ struct DeskState {
     runs: u64,
     next: Option<Size>,
     ended: bool,
+    /// Requests that are being answered.
+    asked: usize,
 }
+
+/// A request that is being answered.
+struct Asked<'a>(&'a Desk);
+
+impl<'a> Asked<'a> {
+    fn new(desk: &'a Desk) -> Self {
+        desk.lock().asked += 1;
+        Self(desk)
+    }
+}
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        self.0.lock().asked -= 1;
+        self.0.changed.notify_all();
+    }
+}
+
+/// How long a job that has ended waits for its last answers to be on their way.
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
 
 impl Desk {
     fn lock(&self) -> MutexGuard<'_, DeskState> {
@@ -169,6 +195,8 @@ impl Desk {
         let mut state = self.lock();
         (state.job, state.ended) = (None, true);
         self.changed.notify_all();
+        // Behind this the process ends.
+        drop(self.changed.wait_timeout_while(state, LAST_ANSWERS, |state| state.asked > 0));
     }
 
     fn answer(&self, request: Request) -> Answer {
@@ -182,8 +210,9 @@ impl Desk {
         };
         match request {
             Request::Status => Answer::Status(self.status(&job)),
-            Request::Savepoint { name, stop } => taken(job.savepoint(&name, stop)),
-            Request::Stop => taken(job.checkpoint(true)),
+            Request::Savepoint { name, stop } => taken(savepoint_name(&name).and_then(|()| job.savepoint(&name, stop))),
+            Request::Stop if retains(&job) => taken(job.checkpoint(true)),
+            Request::Stop => self.end(&job),
             Request::Upgrade { .. } => self.upgrade(&job, &request).unwrap_or_else(Answer::from),
             Request::Rescale { workers, processes } => self.rescale(&job, workers, processes),
         }
@@ -241,6 +270,25 @@ impl Desk {
         }
     }
 
+    /// Ends the sources, as Ctrl-C does, and waits for the end of the job.
+    fn end(&self, job: &JobControl) -> Answer {
+        let (began, runs) = (std::time::Instant::now(), self.lock().runs);
+        job.stop();
+        if self.next_run(runs) {
+            return Answer::from(Fault::config("the job has failed instead, and was started again"));
+        }
+        match job.is_cut_short() {
+            true => Answer::from(Fault::config("the job has failed, or was stopped otherwise, before its end")),
+            false => Answer::Ended { took_ms: began.elapsed().as_millis() as u64 },
+        }
+    }
+
+    /// Waits until the job is started anew, or (false) has ended.
+    fn next_run(&self, runs: u64) -> bool {
+        let waits = |state: &mut DeskState| state.runs == runs && !state.ended;
+        !self.changed.wait_while(self.lock(), waits).expect("no panic while held").ended
+    }
+
     fn rescale(&self, job: &JobControl, workers: usize, processes: Option<usize>) -> Answer {
         if !(1..=256).contains(&workers) || !(1..=64).contains(&processes.unwrap_or(1)) {
             return Answer::from(Fault::config("the number of workers is 1 to 256, that of processes 1 to 64"));
@@ -261,17 +309,32 @@ impl Desk {
             self.lock().next = None;
             return Answer::from(fault);
         }
-        let mut state = self.lock();
-        while state.runs == runs && !state.ended {
-            state = self.changed.wait(state).expect("no panic while held");
-        }
-        match state.ended {
-            true => Answer::from(Fault::config("the job has ended instead")),
-            false => {
+        match self.next_run(runs) {
+            false => Answer::from(Fault::config("the job has ended instead")),
+            true => {
                 Answer::Rescaled { workers, processes: next.processes, took_ms: began.elapsed().as_millis() as u64 }
             }
         }
     }
+}
+
+/// Whether a stop is a checkpoint. What can't be without checkpoints the job says.
+fn retains(job: &JobControl) -> bool {
+    job.options().checkpoints.as_ref().is_none_or(|checkpoints| checkpoints.retain)
+}
+
+/// Numbers are checkpoints, and two words have a meaning.
+pub fn savepoint_name(name: &str) -> Result<(), Fault> {
+    let good = name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-.".contains(&b)) && !name.starts_with('.');
+    if !good || name.is_empty() || name.len() > 64 {
+        return Err(Fault::config(format!("`{name}` can't be the name of a savepoint"))
+            .with_help("at most 64 letters, digits, `_`, `-` and `.`"));
+    }
+    if name.bytes().all(|b| b.is_ascii_digit()) || ["latest", "none"].contains(&name) {
+        let message = format!("`{name}` can't be the name of a savepoint: `--from {name}` means something else");
+        return Err(Fault::config(message));
+    }
+    Ok(())
 }
 
 impl From<Fault> for Answer {
@@ -327,6 +390,7 @@ fn serve(stream: &UnixStream, desk: &Desk) {
     if read.is_err() || line.trim().is_empty() {
         return;
     }
+    let _asked = Asked::new(desk);
     let answer = match serde_json::from_str(&line) {
         Ok(request) => desk.answer(request),
         Err(error) => Answer::from(Fault::config(format!("this is no request: {error}"))),

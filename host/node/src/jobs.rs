@@ -9,7 +9,7 @@ use tidemill_model::Fault;
 use tidemill_model::checkpoint::{Listed, Manifest};
 
 use crate::check::{EXIT_BAD_PIPELINE, load_or_report};
-use crate::control_socket::{Answer, Request, Status, ask};
+use crate::control_socket::{Answer, Request, Status, ask, savepoint_name};
 use crate::durable::{Durable, From};
 use crate::summary::count;
 use crate::terminal::print;
@@ -90,7 +90,7 @@ pub fn status(args: &StatusArgs) -> anyhow::Result<()> {
 
 pub fn stop(args: &StopArgs) -> anyhow::Result<()> {
     let request = match &args.savepoint {
-        Some(name) => Request::Savepoint { name: savepoint_name(name)?, stop: true },
+        Some(name) => named(name, true)?,
         None => Request::Stop,
     };
     match answered(&args.job, &request)? {
@@ -98,8 +98,18 @@ pub fn stop(args: &StopArgs) -> anyhow::Result<()> {
             Some(name) => print(format_args!("stopped at savepoint `{name}` in {took_ms} ms\n")),
             None => print(format_args!("stopped at checkpoint {id} in {took_ms} ms\n")),
         },
+        Answer::Ended { took_ms } => {
+            let what = "what had been read was processed, checkpoints are not retained";
+            print(format_args!("stopped in {took_ms} ms: {what}\n"))
+        }
         _ => unexpected(),
     }
+}
+
+/// A request for a savepoint. The job looks at the name as well.
+fn named(name: &str, stop: bool) -> Result<Request, Fault> {
+    savepoint_name(name)?;
+    Ok(Request::Savepoint { name: name.to_owned(), stop })
 }
 
 pub fn rescale(args: &RescaleArgs) -> anyhow::Result<()> {
@@ -115,8 +125,7 @@ pub fn rescale(args: &RescaleArgs) -> anyhow::Result<()> {
 pub fn savepoint(command: &Savepoints) -> anyhow::Result<ExitCode> {
     let (file, name) = match command {
         Savepoints::Take { job, name } => {
-            let request = Request::Savepoint { name: savepoint_name(name)?, stop: false };
-            match answered(job, &request)? {
+            match answered(job, &named(name, false)?)? {
                 Answer::Taken { bytes, took_ms, .. } => {
                     print(format_args!("savepoint `{name}`: {} bytes in {took_ms} ms\n", count(bytes)))?;
                 }
@@ -159,18 +168,6 @@ pub fn answered(job: &Job, request: &Request) -> anyhow::Result<Answer> {
 
 pub fn unexpected() -> anyhow::Result<()> {
     bail!("the job gave another answer than was asked for: it may be of another version of this program")
-}
-
-/// Numbers are checkpoints, and two words have a meaning.
-fn savepoint_name(name: &str) -> anyhow::Result<String> {
-    let good = name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-.".contains(&b)) && !name.starts_with('.');
-    if !good || name.is_empty() || name.len() > 64 {
-        bail!("`{name}` can't be the name of a savepoint\n  help: at most 64 letters, digits, `_`, `-` and `.`");
-    }
-    if name.bytes().all(|b| b.is_ascii_digit()) || ["latest", "none"].contains(&name) {
-        bail!("`{name}` can't be the name of a savepoint: `--from {name}` means something else");
-    }
-    Ok(name.to_owned())
 }
 
 /// Workers and processes in words.

@@ -520,6 +520,28 @@ impl JobControl {
             let _ = checkpoints.commands.send(Command::Take { purpose: Purpose::Checkpoint, stop: true, reply });
         }
     }
+
+    /// Asks all sources to end at the next boundary. What they have read is processed, timers and
+    /// windows fire as at the end of input, sinks are flushed. Does not wait.
+    pub fn stop(&self) {
+        let options = self.options();
+        let tick = match options.ticks {
+            TickMode::Wall => {
+                let now = self.0.start.elapsed().as_millis() as u64 / options.tick_ms;
+                (now / limits::BOUNDARY_TICKS + 1) * limits::BOUNDARY_TICKS
+            }
+            TickMode::Batch => 0,
+        };
+        self.0.stop_at.fetch_min(tick, Ordering::SeqCst);
+        if let Some(leader) = self.0.leader() {
+            leader.order(&Order::Stop { tick });
+        }
+    }
+
+    /// It has failed, or ended at a checkpoint: its input was not processed to an end.
+    pub fn is_cut_short(&self) -> bool {
+        self.0.is_aborted()
+    }
 }
 
 impl JobHandle {
@@ -545,20 +567,9 @@ impl JobHandle {
         self.supervisor.is_finished()
     }
 
-    /// Asks all sources to end at the next boundary. What they have read is processed, timers and
-    /// windows fire as at the end of input, sinks are flushed.
+    /// As [`JobControl::stop`].
     pub fn stop(&self) {
-        let tick = match self.shared.plan.options.ticks {
-            TickMode::Wall => {
-                let now = self.shared.start.elapsed().as_millis() as u64 / self.shared.plan.options.tick_ms;
-                (now / limits::BOUNDARY_TICKS + 1) * limits::BOUNDARY_TICKS
-            }
-            TickMode::Batch => 0,
-        };
-        self.shared.stop_at.fetch_min(tick, Ordering::SeqCst);
-        if let Some(leader) = self.shared.leader() {
-            leader.order(&Order::Stop { tick });
-        }
+        self.control().stop();
     }
 
     /// Ends the job now; nothing that sinks have written becomes visible.

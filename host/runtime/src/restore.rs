@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use arrow::datatypes::SchemaRef;
-use tidemill_model::checkpoint::{CheckpointStore, Manifest, PartManifest, SplitState, StateManifest};
+use tidemill_model::checkpoint::{CheckpointStore, Manifest, NodeManifest, PartManifest, SplitState, StateManifest};
 use tidemill_model::component::StateDescriptor;
 use tidemill_model::key::groups_of;
 use tidemill_model::limits::KEY_GROUPS;
@@ -65,6 +65,7 @@ impl StartFrom {
         for node in &plan.nodes {
             let NodeKind::Operator { factory } = &node.kind else { continue };
             let Some(stored) = self.manifest.nodes.iter().find(|n| n.name == node.name) else { continue };
+            self.check_key(stored, &factory.about().key)?;
             for (before, now) in
                 stored.states.iter().flat_map(|b| factory.about().states.into_iter().map(move |n| (b, n)))
             {
@@ -89,6 +90,20 @@ impl StartFrom {
             }
         }
         Ok(())
+    }
+
+    /// Values of keys of other types would never be found again. Names of columns may change: they are not stored.
+    fn check_key(&self, stored: &NodeManifest, now: &[String]) -> Result<(), Fault> {
+        let NodeManifest { name, key: before, .. } = stored;
+        let holds = self.parts(name).any(|part| !part.tables.is_empty() || !part.files.is_empty());
+        // Nodes without a key, and windows, whose rows say it themselves, name no types.
+        if before.is_empty() || before == now || !holds || self.dropped.contains(name) {
+            return Ok(());
+        }
+        let now = if now.is_empty() { "it has no key".to_owned() } else { format!("its key is {}", now.join(", ")) };
+        let message = format!("the state of `{name}` was stored by a key of {}, but now {now}", before.join(", "));
+        let help = format!("give it back a key of these types, or give up what it held with `--drop-state {name}`");
+        Err(Fault::config(message).at(name).with_help(help))
     }
 
     /// What is left to read of a source. None: the source is new.

@@ -32,6 +32,10 @@ const ATTEMPTS_MAX: usize = 100;
 /// A store retries by itself; this is for the answer that got lost.
 const ERRORS_MAX: usize = 3;
 
+/// What to do about a newest version that can't be read. The one before may name less, and nothing that is wrong.
+const DAMAGED: &str = "restore this file from a copy; or see that no run of the job is left and delete it: the next run starts from \
+                       what the file before it names (from the beginning, if there is none), and rows committed since come again";
+
 /// What exists of a job.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Index {
@@ -171,19 +175,20 @@ impl Register {
 
     fn open(&self, version: u64, document: &[u8]) -> Result<Index, Fault> {
         let place = self.store.location(&self.name(version));
+        let damaged = |fault: Fault| fault.with_help(DAMAGED);
         /// What every version of the format has.
         #[derive(Deserialize)]
         struct Version {
             format_version: u32,
         }
-        let Version { format_version } = sealed::open(document, &place)?;
+        let Version { format_version } = sealed::open(document, &place).map_err(damaged)?;
         if format_version > FORMAT_VERSION {
             return Err(Fault::data(format!(
                 "`{place}` has the format {format_version}; this program knows {FORMAT_VERSION}"
             ))
             .with_help("use the version of Tidemill that wrote it, or a newer one"));
         }
-        sealed::open(document, &place)
+        sealed::open(document, &place).map_err(damaged)
     }
 
     /// Ascending.

@@ -97,7 +97,7 @@ fn refuse_import(first: &str, all: &[&str]) -> Fault {
 
 fn speaks(what: String) -> Fault {
     Fault::component(format!("{what}, this host speaks {VERSION}"))
-        .with_help("build the component with the SDK of this release")
+        .with_help("build it again with the SDK of this version (`tidemill build`)")
 }
 
 /// The same interface as `name` in another version, if that is exported and `name` is not.

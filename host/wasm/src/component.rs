@@ -15,6 +15,7 @@ use crate::host::{Limits, WasmHost};
 use crate::logic::GuestFactory;
 use crate::sandbox::{GuestState, Instance};
 use crate::symbols::Symbols;
+use crate::trap::BROKEN;
 
 /// Where the exported functions are.
 pub(crate) struct Surface {
@@ -125,9 +126,11 @@ impl Surface {
     }
 }
 
+/// What to do about a component that was built for another contract.
+const OTHER_SDK: &str = "build it again with the SDK of this version (`tidemill build`)";
+
 fn other_contract(error: wasmtime::Error) -> Fault {
-    Fault::component(format!("does not follow the contract tidemill:operator@0.1.0: {error:#}"))
-        .with_help("build the component with the SDK of this release")
+    Fault::component(format!("does not follow the contract tidemill:operator@0.1.0: {error:#}")).with_help(OTHER_SDK)
 }
 
 fn ask(
@@ -137,7 +140,11 @@ fn ask(
     symbols: &Arc<Symbols>,
 ) -> Result<Vec<Descriptor>, Fault> {
     let state = GuestState::new("describe", 0, &host.limits);
-    let failed = |what: &str, text: String| Fault::component(format!("{what}: {text}"));
+    let failed = |what: &str, text: String| {
+        let fault = Fault::component(format!("{what}: {text}"));
+        // Types that differ from those of the contract show when a function is looked up.
+        if text.starts_with(BROKEN) { fault.with_help(OTHER_SDK) } else { fault }
+    };
     let mut instance = Instance::new(pre, surface, symbols, state, host.limits)
         .map_err(|(text, _)| failed("can't be instantiated", text))?;
     let said = instance

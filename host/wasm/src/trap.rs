@@ -14,6 +14,9 @@ const FRAMES_MAX: usize = 16;
 const MACHINERY: &[&str] = &["core::", "std::", "alloc::", "<alloc::", "__rust", "rust_", "abort"];
 const MACHINERY_FOLDERS: &[&str] = &["/library/core/src/", "/library/std/src/", "/library/alloc/src/", "/rust/deps/"];
 
+/// What a guest has done that does not speak as the contract says.
+pub(crate) const BROKEN: &str = "broke the contract";
+
 /// The error of a call as text: what happened, and where in the guest.
 pub(crate) fn explain(error: &wasmtime::Error, state: &GuestState, limits: &Limits, symbols: &Symbols) -> String {
     let mut text = what(error, state, limits);
@@ -44,7 +47,7 @@ fn what(error: &wasmtime::Error, state: &GuestState, limits: &Limits) -> String 
     if root.contains("fuel allocated for hostcalls") {
         return format!("returned more than {} from one call", bytes(limits.return_bytes));
     }
-    format!("broke the contract: {root}")
+    format!("{BROKEN}: {root}")
 }
 
 fn frames(backtrace: &WasmBacktrace, symbols: &Symbols, into: &mut String) {

@@ -1,6 +1,6 @@
 //! Jobs with checkpoints: stopped, killed, rescaled, restarted, from savepoints, with damaged stores.
 
-use crate::support::{EVIL, Ended, Folder, Running};
+use crate::support::{EVIL, Ended, Folder, Running, operators};
 
 /// Numbers from 1 on: `limit` of them, or without end. A stop shall find the job in the middle.
 fn numbers(limit: &str, checkpoints: &str) -> String {
@@ -101,12 +101,25 @@ fn a_job_that_has_read_all_is_done_until_someone_wants_it_again() {
 
 #[test]
 fn without_retain_a_stop_is_an_end() {
-    let folder = Folder::with(&[("pipeline.yaml", &numbers("", "interval: 50ms, retain: false"))]);
-    let ended = interrupted(&folder, 2, |_, job| job.signal("INT"));
-    well(&ended);
-    let rows = ids(&folder);
-    let counted: u64 = folder.rows("sums").iter().filter_map(|row| row.rsplit(',').next()?.parse::<u64>().ok()).sum();
-    assert_eq!((rows.len() as u64, counted > 0), (counted, true), "windows fire as at the end of input");
+    type Stop = fn(&Folder, &mut Running);
+    let stops: [Stop; 2] = [
+        |_, job| job.signal("INT"),
+        |folder, _| {
+            let stopped = folder.run(&run("stop numbers"));
+            well(&stopped);
+            assert!(stopped.stdout.contains("what had been read was processed"), "{stopped:?}");
+        },
+    ];
+    for stop in stops {
+        let folder = Folder::with(&[("pipeline.yaml", &numbers("", "interval: 50ms, retain: false"))]);
+        well(&interrupted(&folder, 2, stop));
+        let rows = ids(&folder).len() as u64;
+        let counted: u64 =
+            folder.rows("sums").iter().filter_map(|row| row.rsplit(',').next()?.parse::<u64>().ok()).sum();
+        assert_eq!((rows, counted > 0), (counted, true), "windows fire as at the end of input");
+        let listed = folder.run(&run("savepoint list pipeline.yaml"));
+        assert_eq!(listed.stdout, "", "nothing is left to go on from");
+    }
 }
 
 #[test]
@@ -249,4 +262,39 @@ fn state_without_a_place_is_refused_unless_it_is_given_up() {
     assert!(!refused.stderr.contains("starting again"), "no attempt mends that: {refused:?}");
     well(&folder.run(&run("run pipeline.yaml --drop-state sums")));
     assert_eq!(ids(&folder), (1..=30_000).collect::<Vec<_>>());
+}
+
+/// Counts rows by this key.
+fn counted(key: &str) -> String {
+    format!(
+        "name: numbers
+checkpoints: {{ store: store, interval: 50ms }}
+sources:
+  rows: {{ datagen: {{ rows: 30000, rate: 20000, columns: {{ id: {{ sequence: {{ start: 1 }} }}, k: {{ hash: {{ modulo: 10 }} }} }} }} }}
+operators:
+  named: {{ input: rows, select: [id, k, k AS j, \"concat('k', k) AS text\"] }}
+  counts: {{ input: named, key: [{key}], component: '{}', operator: count }}
+sinks:
+  kept: {{ input: counts, file: {{ path: out, format: csv, header: false }} }}
+",
+        operators().display()
+    )
+}
+
+#[test]
+fn a_key_of_other_types_is_refused_and_other_names_are_not() {
+    let folder = Folder::with(&[("pipeline.yaml", &counted("k"))]);
+    well(&interrupted(&folder, 1, |_, job| job.signal("INT")));
+    for (key, now) in [("text", "its key is utf8"), ("k, id", "its key is int64, int64")] {
+        folder.write("pipeline.yaml", counted(key).as_bytes());
+        let refused = folder.run(&run("run pipeline.yaml"));
+        assert_eq!(refused.code(), 1, "{refused:?}");
+        for word in ["the state of `counts` was stored by a key of int64, but now", now, "--drop-state counts"] {
+            assert!(refused.stderr.contains(word), "no {word}: {refused:?}");
+        }
+    }
+    folder.write("pipeline.yaml", counted("j").as_bytes());
+    well(&folder.run(&run("run pipeline.yaml")));
+    let firsts = folder.rows("out").iter().filter(|row| row.ends_with(",1")).count();
+    assert_eq!((folder.rows("out").len(), firsts), (30_000, 10), "each key has one first row");
 }
