@@ -7,7 +7,7 @@ use tidemill_model::Fault;
 use tidemill_model::checkpoint::{CheckpointStore, Listed, Manifest, ObjectStore};
 use tidemill_model::plan::{JobOptions, Plan};
 use tidemill_runtime::{Durability, StartFrom};
-use tidemill_store::{Snapshots, StoreOptions};
+use tidemill_store::{Snapshots, StoreOptions, temporary_folder};
 
 /// What `--from` says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,13 +53,13 @@ impl Durable {
             ..StoreOptions::default()
         };
         let objects = tidemill_store::open(&options.store, base, &place)?;
-        Ok(Some(Self::over(objects, plan, base)))
+        Self::over(objects, plan, base).map(Some)
     }
 
     /// The same, in this store.
-    pub fn over(objects: Arc<dyn ObjectStore>, plan: &Plan, base: &Path) -> Self {
+    pub fn over(objects: Arc<dyn ObjectStore>, plan: &Plan, base: &Path) -> Result<Self, Fault> {
         let store = Arc::new(Snapshots::new(objects, &plan.name));
-        Self { store, scratch: work_directory(&plan.options, base) }
+        Ok(Self { store, scratch: work_directory(&plan.options, base)? })
     }
 
     /// Claims the next generation: from now on nobody else publishes checkpoints of this pipeline.
@@ -146,12 +146,12 @@ impl Durable {
     }
 }
 
-/// Where state backends work: beside the checkpoints, so that files can be linked, or among temporary files.
-pub fn work_directory(options: &JobOptions, base: &Path) -> PathBuf {
+/// Where state backends work: beside the checkpoints, so that files can be linked, or in this user's folder of temporary files.
+pub fn work_directory(options: &JobOptions, base: &Path) -> Result<PathBuf, Fault> {
     let store = options.checkpoints.as_ref().map(|c| c.store.as_str());
     match (&options.state.directory, store) {
-        (Some(directory), _) => base.join(directory),
-        (None, Some(store)) if !store.contains("://") => base.join(store).join(".work"),
-        _ => std::env::temp_dir().join("tidemill"),
+        (Some(directory), _) => Ok(base.join(directory)),
+        (None, Some(store)) if !store.contains("://") => Ok(base.join(store).join(".work")),
+        _ => temporary_folder(),
     }
 }
