@@ -1,7 +1,7 @@
 //! Where a job's checkpoints are, and from which of them it starts.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use tidemill_model::Fault;
 use tidemill_model::checkpoint::{CheckpointStore, Listed, Manifest, ObjectStore};
@@ -41,6 +41,8 @@ pub struct Durable {
     pub store: Arc<dyn CheckpointStore>,
     /// For files on their way into a state backend.
     scratch: PathBuf,
+    /// Of this run: its first start.
+    first: OnceLock<u64>,
 }
 
 impl Durable {
@@ -59,12 +61,13 @@ impl Durable {
     /// The same, in this store.
     pub fn over(objects: Arc<dyn ObjectStore>, plan: &Plan, base: &Path) -> Result<Self, Fault> {
         let store = Arc::new(Snapshots::new(objects, &plan.name));
-        Ok(Self { store, scratch: work_directory(&plan.options, base)? })
+        Ok(Self { store, scratch: work_directory(&plan.options, base)?, first: OnceLock::new() })
     }
 
     /// Claims the next generation: from now on nobody else publishes checkpoints of this pipeline.
     pub fn begin(&self, plan: &Plan) -> Result<Durability, Fault> {
         let generation = self.store.begin_generation()?;
+        self.first.get_or_init(|| generation);
         Ok(Durability { generation, ..self.idle(plan) })
     }
 
@@ -140,9 +143,13 @@ impl Durable {
         }
     }
 
+    /// `dropped`: what the user gives up of what earlier runs have left.
     pub fn start_from(&self, manifest: Manifest, dropped: &[String]) -> StartFrom {
         let (store, scratch) = (self.store.clone(), self.scratch.clone());
-        StartFrom { store, manifest: Arc::new(manifest), dropped: dropped.to_vec(), scratch }
+        // What this run has stored itself lacks what was given up, and what came since is not.
+        let is_own = self.first.get().is_some_and(|first| manifest.generation >= *first);
+        let dropped = if is_own { Vec::new() } else { dropped.to_vec() };
+        StartFrom { store, manifest: Arc::new(manifest), dropped, scratch }
     }
 }
 
