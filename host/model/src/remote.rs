@@ -3,7 +3,7 @@
 //! Laws: an upload shows nothing until it is completed, and completing it can be repeated, also by another process; what is
 //! neither completed nor abandoned stays under way and can be found.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -64,4 +64,6 @@ pub struct RemotePlace {
 pub trait Remotes: Send + Sync {
     /// A folder of a bucket; an empty one is the bucket itself. Asks the server nothing yet.
     fn open(&self, bucket: &str, folder: &str, place: &RemotePlace) -> Result<Arc<dyn RemoteFolder>, Fault>;
+    /// A directory of this machine, of this user alone, for files on their way there and back.
+    fn temporary(&self) -> Result<PathBuf, Fault>;
 }

@@ -52,7 +52,7 @@ impl Builtins {
     fn state(&self, options: &JobOptions, base: &Path) -> Result<Arc<dyn StateBackendFactory>, Fault> {
         match options.state.backend {
             Backend::Heap => Ok(Arc::new(HeapFactory)),
-            Backend::RocksDb => self.rocksdb(options.state.memory_bytes, work_directory(options, base)),
+            Backend::RocksDb => self.rocksdb(options.state.memory_bytes, work_directory(options, base)?),
         }
     }
 

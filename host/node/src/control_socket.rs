@@ -352,9 +352,9 @@ pub struct ControlSocket {
 impl ControlSocket {
     /// Answers requests on threads of its own.
     pub fn serve(pipeline: &str, desk: &Arc<Desk>) -> anyhow::Result<Self> {
-        let folder = folder();
+        let folder = folder()?;
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
-        // Among temporary files another user may have made it in advance, to answer in our place.
+        // Another user may have made it in advance, to answer in our place.
         let (owner, we) = (std::fs::metadata(&folder)?.uid(), std::fs::metadata("/proc/self")?.uid());
         if owner != we {
             bail!("`{}` belongs to another user", folder.display());
@@ -401,14 +401,11 @@ fn serve(stream: &UnixStream, desk: &Desk) {
     }
 }
 
-/// `$XDG_RUNTIME_DIR/tidemill`, or a folder of the user's among temporary files.
-fn folder() -> PathBuf {
+/// `$XDG_RUNTIME_DIR/tidemill`, or the user's folder among temporary files.
+fn folder() -> Result<PathBuf, Fault> {
     match std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|p| p.is_absolute()) {
-        Some(runtime) => runtime.join("tidemill"),
-        None => {
-            let user = std::env::var("USER").unwrap_or_else(|_| "user".into());
-            std::env::temp_dir().join(format!("tidemill-{user}"))
-        }
+        Some(runtime) => Ok(runtime.join("tidemill")),
+        None => tidemill_store::temporary_folder(),
     }
 }
 
@@ -430,7 +427,7 @@ fn connect(job: &str) -> anyhow::Result<UnixStream> {
         false => job.to_owned(),
     };
     let mut live = Vec::new();
-    for entry in std::fs::read_dir(folder()).into_iter().flatten().flatten() {
+    for entry in std::fs::read_dir(folder()?).into_iter().flatten().flatten() {
         let file = entry.file_name().to_string_lossy().into_owned();
         let Some(run) = file.strip_suffix(".sock") else { continue };
         let pipeline = run.rsplit_once('.').map_or(run, |(pipeline, _)| pipeline);

@@ -1,13 +1,13 @@
 //! Where a job's checkpoints are, and from which of them it starts.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use tidemill_model::Fault;
 use tidemill_model::checkpoint::{CheckpointStore, Listed, Manifest, ObjectStore};
 use tidemill_model::plan::{JobOptions, Plan};
 use tidemill_runtime::{Durability, StartFrom};
-use tidemill_store::{Snapshots, StoreOptions};
+use tidemill_store::{Snapshots, StoreOptions, temporary_folder};
 
 /// What `--from` says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +43,8 @@ pub struct Durable {
     scratch: PathBuf,
     /// A damaged checkpoint gives way to the one before it.
     fallback: bool,
+    /// Of this run: its first start.
+    first: OnceLock<u64>,
 }
 
 impl Durable {
@@ -55,19 +57,20 @@ impl Durable {
             ..StoreOptions::default()
         };
         let objects = tidemill_store::open(&options.store, base, &place)?;
-        Ok(Some(Self::over(objects, plan, base)))
+        Self::over(objects, plan, base).map(Some)
     }
 
     /// The same, in this store.
-    pub fn over(objects: Arc<dyn ObjectStore>, plan: &Plan, base: &Path) -> Self {
+    pub fn over(objects: Arc<dyn ObjectStore>, plan: &Plan, base: &Path) -> Result<Self, Fault> {
         let store = Arc::new(Snapshots::new(objects, &plan.name));
         let fallback = plan.options.checkpoints.as_ref().is_some_and(|options| options.fallback);
-        Self { store, scratch: work_directory(&plan.options, base), fallback }
+        Ok(Self { store, scratch: work_directory(&plan.options, base)?, fallback, first: OnceLock::new() })
     }
 
     /// Claims the next generation: from now on nobody else publishes checkpoints of this pipeline.
     pub fn begin(&self, plan: &Plan) -> Result<Durability, Fault> {
         let generation = self.store.begin_generation()?;
+        self.first.get_or_init(|| generation);
         Ok(Durability { generation, ..self.idle(plan) })
     }
 
@@ -148,18 +151,22 @@ impl Durable {
         }
     }
 
+    /// `dropped`: what the user gives up of what earlier runs have left.
     pub fn start_from(&self, manifest: Manifest, dropped: &[String]) -> StartFrom {
         let (store, scratch) = (self.store.clone(), self.scratch.clone());
-        StartFrom { store, manifest: Arc::new(manifest), dropped: dropped.to_vec(), scratch }
+        // What this run has stored itself lacks what was given up, and what came since is not.
+        let is_own = self.first.get().is_some_and(|first| manifest.generation >= *first);
+        let dropped = if is_own { Vec::new() } else { dropped.to_vec() };
+        StartFrom { store, manifest: Arc::new(manifest), dropped, scratch }
     }
 }
 
-/// Where state backends work: beside the checkpoints, so that files can be linked, or among temporary files.
-pub fn work_directory(options: &JobOptions, base: &Path) -> PathBuf {
+/// Where state backends work: beside the checkpoints, so that files can be linked, or in this user's folder of temporary files.
+pub fn work_directory(options: &JobOptions, base: &Path) -> Result<PathBuf, Fault> {
     let store = options.checkpoints.as_ref().map(|c| c.store.as_str());
     match (&options.state.directory, store) {
-        (Some(directory), _) => base.join(directory),
-        (None, Some(store)) if !store.contains("://") => base.join(store).join(".work"),
-        _ => std::env::temp_dir().join("tidemill"),
+        (Some(directory), _) => Ok(base.join(directory)),
+        (None, Some(store)) if !store.contains("://") => Ok(base.join(store).join(".work")),
+        _ => temporary_folder(),
     }
 }

@@ -78,6 +78,10 @@ fn take_part(loaded: &Loaded, args: &Args, gate: &Gate, leader: &str, own: &str,
         Ok(durable) => durable,
         Err(fault) => return failed(&fault),
     };
+    let scratch = match work_directory(&loaded.plan.options, &base) {
+        Ok(scratch) => scratch,
+        Err(fault) => return failed(&fault),
+    };
     let wasm = match wasm_host() {
         Ok(wasm) => wasm,
         Err(fault) => return failed(&fault),
@@ -89,7 +93,7 @@ fn take_part(loaded: &Loaded, args: &Args, gate: &Gate, leader: &str, own: &str,
         leader,
         own,
         store: durable.map(|durable| durable.store),
-        scratch: work_directory(&loaded.plan.options, &base),
+        scratch,
         phases: kill_at(gate.process()),
         loader: loader(wasm),
     };

@@ -1,6 +1,6 @@
 //! The way back: what a manifest holds, dealt to the nodes and workers of a job that starts from it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -37,6 +37,7 @@ impl StartFrom {
             let message = format!("the state has {} key groups, this version has {KEY_GROUPS}", manifest.key_groups);
             return Err(Fault::config(message).with_help("use the version that wrote it"));
         }
+        self.check_dropped(plan)?;
         for part in &manifest.parts {
             let holds = if !part.splits.is_empty() {
                 "positions of a source"
@@ -58,6 +59,36 @@ impl StartFrom {
             }
         }
         self.check_states(plan)
+    }
+
+    /// Whether everything that is given up is something.
+    fn check_dropped(&self, plan: &Plan) -> Result<(), Fault> {
+        let place = |node: &str, state: &str| format!("{node}.{state}");
+        let (mut stored, mut planned) = (BTreeSet::new(), BTreeSet::new());
+        for node in &self.manifest.nodes {
+            stored.extend(node.states.iter().map(|state| place(&node.name, &state.name)));
+            planned.insert(node.name.clone());
+        }
+        for part in &self.manifest.parts {
+            let PartManifest { splits, tables, files, committables, .. } = part;
+            let is_empty = splits.is_empty() && tables.is_empty() && files.is_empty() && committables.is_empty();
+            if is_empty { &mut planned } else { &mut stored }.insert(part.node.clone());
+            stored.extend(part.states.iter().map(|state| place(&part.node, &state.name)));
+        }
+        for node in &plan.nodes {
+            planned.insert(node.name.clone());
+            if let NodeKind::Operator { factory } = &node.kind {
+                planned.extend(factory.about().states.iter().map(|state| place(&node.name, &state.name)));
+            }
+        }
+        match self.dropped.iter().find(|name| !stored.contains(*name) && !planned.contains(*name)) {
+            None => Ok(()),
+            Some(name) => {
+                let message = format!("neither the pipeline nor what it starts from has a node or state `{name}`");
+                let stored: Vec<String> = stored.into_iter().collect();
+                Err(Fault::config(message).with_help(format!("what can be given up: {}", stored.join(", "))))
+            }
+        }
     }
 
     /// Whether each state that is kept is what the operator of the plan takes it for.
@@ -106,8 +137,11 @@ impl StartFrom {
         Err(Fault::config(message).at(name).with_help(help))
     }
 
-    /// What is left to read of a source. None: the source is new.
+    /// What is left to read of a source. None: the source is new, or its positions are given up.
     pub fn splits(&self, node: &str) -> Option<Vec<SplitState>> {
+        if self.dropped.iter().any(|name| name == node) {
+            return None;
+        }
         self.manifest.nodes.iter().find(|n| n.name == node)?;
         Some(self.parts(node).flat_map(|part| part.splits.iter().cloned()).collect())
     }

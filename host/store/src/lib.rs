@@ -14,6 +14,7 @@ pub mod s3;
 mod sealed;
 mod snapshots;
 mod tables;
+mod temporary;
 pub mod testing;
 
 use std::hash::{BuildHasher, Hasher};
@@ -21,6 +22,7 @@ use std::hash::{BuildHasher, Hasher};
 pub use directory::Directory;
 pub use place::{StoreOptions, open};
 pub use snapshots::Snapshots;
+pub use temporary::temporary_folder;
 
 /// A text that no other call of any process gives.
 fn unique() -> String {

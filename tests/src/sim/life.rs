@@ -38,7 +38,7 @@ impl Life {
     pub fn start(shape: &Shape, wire: &Arc<Wire>, workers: usize, backend: Backend, seed: u64) -> Result<Self, Fault> {
         let world = wire.world.clone();
         let plan = catalog::plan(shape, wire, backend, true)?;
-        let durable = Durable::over(Arc::new(WiredStore(wire.clone())), &plan, world.folder());
+        let durable = Durable::over(Arc::new(WiredStore(wire.clone())), &plan, world.folder())?;
         let durability = durable.begin(&plan)?;
         world.begin(wire.life);
         let manifest = durable.find(&From::Latest, false)?;
@@ -148,7 +148,7 @@ pub fn undisturbed(
     let mut driver = match from {
         None => Driver::new(&plan, workers, seed)?,
         Some((manifest, _)) => {
-            let durable = Durable::over(world.objects.clone(), &plan, world.folder());
+            let durable = Durable::over(world.objects.clone(), &plan, world.folder())?;
             durable.store.verify(manifest)?;
             let start = durable.start_from(manifest.clone(), &[]);
             let options = StartOptions {

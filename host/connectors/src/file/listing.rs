@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tidemill_model::config::ConfigContext;
-use tidemill_model::remote::{RemoteFolder, RemotePlace};
+use tidemill_model::remote::{RemoteFolder, RemotePlace, Remotes};
 use tidemill_model::{ConfigError, Fault};
 
 use super::remote;
@@ -26,6 +26,7 @@ pub(super) struct Pattern {
 #[derive(Clone)]
 struct Objects {
     folder: Arc<dyn RemoteFolder>,
+    remotes: Arc<dyn Remotes>,
     /// `s3://BUCKET/FOLDER/`: what stands before the names of the folder.
     prefix: String,
     /// What is behind it in the path.
@@ -60,8 +61,7 @@ impl Pattern {
     pub(super) fn open(&self, file: &Path) -> Result<File, Fault> {
         let failed = |e: io::Error| open_fault(&self.show(file), &e);
         let Some((objects, name)) = self.object(file) else { return File::open(file).map_err(failed) };
-        let folder = std::env::temp_dir().join("tidemill");
-        fs::create_dir_all(&folder).map_err(failed)?;
+        let folder = objects.remotes.temporary()?;
         let number = FETCHED.fetch_add(1, Ordering::Relaxed);
         let path = folder.join(format!("fetched-{}-{number}", std::process::id()));
         let fetched = objects.folder.get_file(name, &path);
@@ -150,7 +150,8 @@ fn objects(text: &str, context: &ConfigContext, place: &RemotePlace) -> Result<O
         "" => format!("s3://{bucket}/"),
         folder => format!("s3://{bucket}/{folder}/"),
     };
-    Ok(Objects { folder: remote::open(context, bucket, folder, place)?, prefix, below })
+    let remotes = remote::remotes(context)?.clone();
+    Ok(Objects { folder: remote::open(context, bucket, folder, place)?, remotes, prefix, below })
 }
 
 impl Objects {

@@ -6,6 +6,7 @@
 //! brought when somebody is killed while he completes it.
 
 use std::collections::{BTreeSet, HashSet};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -13,7 +14,7 @@ use std::sync::Mutex;
 use arrow::datatypes::SchemaRef;
 use serde::{Deserialize, Serialize};
 use tidemill_model::config::ConfigContext;
-use tidemill_model::remote::{Completed, RemoteFolder, RemotePlace, Upload};
+use tidemill_model::remote::{Completed, RemoteFolder, RemotePlace, Remotes, Upload};
 use tidemill_model::sink::{Committable, Sink, SinkWriter};
 use tidemill_model::{Batch, ConfigError, Fault};
 use xxhash_rust::xxh3::xxh3_64;
@@ -45,19 +46,36 @@ pub(super) fn open(
     folder: &str,
     place: &RemotePlace,
 ) -> Result<Arc<dyn RemoteFolder>, ConfigError> {
-    let Some(remotes) = &context.remotes else {
-        return Err(ConfigError::new(&["path"], "this program was built without S3")
-            .with_help("build it with the feature `s3`, which is on by default, or use a directory"));
-    };
-    remotes.open(bucket, folder, place).map_err(|fault| {
-        let error = ConfigError::new(&["path"], fault.message);
-        fault.help.into_iter().fold(error, ConfigError::with_help)
+    remotes(context)?.open(bucket, folder, place).map_err(at_path)
+}
+
+pub(super) fn remotes(context: &ConfigContext) -> Result<&Arc<dyn Remotes>, ConfigError> {
+    context.remotes.as_ref().ok_or_else(|| {
+        ConfigError::new(&["path"], "this program was built without S3")
+            .with_help("build it with the feature `s3`, which is on by default, or use a directory")
     })
 }
 
+fn at_path(fault: Fault) -> ConfigError {
+    let error = ConfigError::new(&["path"], fault.message);
+    fault.help.into_iter().fold(error, ConfigError::with_help)
+}
+
 /// Where files lie until they are uploaded: the same directory in each run, so that what a killed one left is found.
-pub(super) fn spool(path: &str) -> PathBuf {
-    std::env::temp_dir().join("tidemill").join(format!("spool-{:016x}", xxh3_64(path.as_bytes())))
+pub(super) fn spool(path: &str, context: &ConfigContext) -> Result<PathBuf, ConfigError> {
+    let temporary = remotes(context)?.temporary().map_err(at_path)?;
+    Ok(temporary.join(format!("spool-{:016x}", xxh3_64(path.as_bytes()))))
+}
+
+/// Removes the directories in `folder` in which there is nothing, and itself if nothing is left.
+fn remove_empty(folder: &Path) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove_empty(&entry.path());
+        }
+    }
+    // What is not empty stays: files of a run that lives, or that the next start will find.
+    let _ = fs::remove_dir(folder);
 }
 
 /// A file sink whose directory is a folder of a bucket.
@@ -76,6 +94,12 @@ pub(super) struct State {
     owner: u32,
     /// Uploads of this process that are not completed.
     open: HashSet<String>,
+}
+
+impl Drop for RemoteSink {
+    fn drop(&mut self) {
+        remove_empty(&self.spool);
+    }
 }
 
 impl RemoteSink {
@@ -234,6 +258,21 @@ mod tests {
         for foreign in ["part-0-3.csv", "other-0-3-0011aabb01234567.csv", "part-0-3-xyz.csv", "part-0-3-é.csv", ""] {
             assert_eq!(owner_of(foreign), None, "{foreign}");
         }
+    }
+
+    #[test]
+    fn only_what_is_empty_is_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let spool = folder.path().join("spool");
+        for below in ["a/b", "c"] {
+            fs::create_dir_all(spool.join(below)).unwrap();
+        }
+        fs::write(spool.join("c/part"), "rows").unwrap();
+        remove_empty(&spool);
+        assert!(!spool.join("a").exists() && spool.join("c/part").exists());
+        fs::remove_file(spool.join("c/part")).unwrap();
+        remove_empty(&spool);
+        assert!(!spool.exists());
     }
 
     #[test]

@@ -66,7 +66,7 @@ fn build(settings: &Value, context: &ConfigContext, clock: fn() -> Instant) -> R
         let key = if place.endpoint.is_some() { "endpoint" } else { "region" };
         return Err(ConfigError::new(&[key], format!("`{key}` is for paths that begin with s3://")));
     }
-    let directory = if is_remote { remote::spool(&own.path) } else { context.base.join(&own.path) };
+    let directory = if is_remote { remote::spool(&own.path, context)? } else { context.base.join(&own.path) };
     let rolling = Rolling {
         rows: own.roll_rows.unwrap_or(u64::MAX),
         bytes: own.roll_bytes.map_or(u64::MAX, |b| b.0),

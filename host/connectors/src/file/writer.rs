@@ -177,7 +177,8 @@ impl PartWriter {
         let directory =
             if bucket.is_empty() { self.target.directory.clone() } else { self.target.directory.join(bucket) };
         let fault = |e: &io::Error| directory_fault(&directory, e);
-        if !self.known.contains(bucket) {
+        // Another process that has the same spool removes it when it is empty.
+        if !self.known.contains(bucket) || !directory.exists() {
             make_directory(&directory).map_err(|e| fault(&e))?;
             self.next = self.next.max(next_number(&directory, self.worker)?);
             if self.known.len() >= BUCKETS_KNOWN_MAX {

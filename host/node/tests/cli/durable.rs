@@ -30,6 +30,17 @@ fn ids(folder: &Folder) -> Vec<u64> {
     ids
 }
 
+/// What the one job here answers to a request.
+fn said_on_the_socket(folder: &Folder, request: &str) -> String {
+    use std::io::{BufRead, BufReader, Write};
+    let socket = std::fs::read_dir(folder.path().join("tidemill")).unwrap().next().unwrap().unwrap().path();
+    let mut stream = std::os::unix::net::UnixStream::connect(socket).unwrap();
+    writeln!(stream, "{request}").unwrap();
+    let mut answer = String::new();
+    BufReader::new(stream).read_line(&mut answer).unwrap();
+    answer
+}
+
 /// Waits until a checkpoint is complete.
 fn until_checkpoint(folder: &Folder) {
     let script = run("status numbers").replace("exec ", "");
@@ -133,6 +144,8 @@ fn savepoints_are_taken_listed_described_started_from_and_deleted() {
             let refused = folder.run(&run(&format!("savepoint take numbers {bad}")));
             assert!(refused.code() == 1 && refused.stderr.contains("can't be the name"), "{refused:?}");
         }
+        let said = said_on_the_socket(folder, r#"{"do":"savepoint","name":"a/b","stop":true}"#);
+        assert!(said.contains("can't be the name"), "whoever asks: {said}");
         let stopped = folder.run(&run("stop pipeline.yaml --savepoint last"));
         well(&stopped);
         assert!(stopped.stdout.starts_with("stopped at savepoint `last` in "), "{stopped:?}");
@@ -297,4 +310,27 @@ fn a_key_of_other_types_is_refused_and_other_names_are_not() {
     well(&folder.run(&run("run pipeline.yaml")));
     let firsts = folder.rows("out").iter().filter(|row| row.ends_with(",1")).count();
     assert_eq!((folder.rows("out").len(), firsts), (30_000, 10), "each key has one first row");
+}
+
+#[test]
+fn positions_are_given_up_once_and_unknown_names_are_refused() {
+    let folder = Folder::with(&[("pipeline.yaml", &numbers("rows: 30000,", "interval: 50ms"))]);
+    well(&interrupted(&folder, 1, |_, job| job.signal("INT")));
+    for name in ["sms", "sums.rows", "rows.sums"] {
+        let refused = folder.run(&run(&format!("run pipeline.yaml --drop-state {name}")));
+        assert_eq!(refused.code(), 1, "{refused:?}");
+        for word in [&format!("has a node or state `{name}`"), "rows, sums"] {
+            assert!(refused.stderr.contains(word), "no {word}: {refused:?}");
+        }
+    }
+    let before = ids(&folder);
+    let mut job = Running::start(folder.shell(&run("run pipeline.yaml --workers 1 --drop-state rows")));
+    // Another start of the same run goes on from its own checkpoint.
+    until_checkpoint(&folder);
+    well(&folder.run(&run("rescale numbers --workers 2")));
+    assert!(!job.note_of("going on").is_empty());
+    well(&job.end());
+    let mut expected: Vec<u64> = before.into_iter().chain(1..=30_000).collect();
+    expected.sort_unstable();
+    assert_eq!(ids(&folder), expected, "all of it once more, and only once");
 }

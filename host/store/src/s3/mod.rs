@@ -11,7 +11,7 @@ mod upload;
 use std::fs::{self, File};
 use std::future::Future;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -339,6 +339,10 @@ impl Remotes for Buckets {
     fn open(&self, bucket: &str, folder: &str, place: &RemotePlace) -> Result<Arc<dyn RemoteFolder>, Fault> {
         let RemotePlace { endpoint, region } = place.clone();
         Ok(Arc::new(Bucket::open(bucket, folder, &StoreOptions { endpoint, region, ..StoreOptions::default() })?))
+    }
+
+    fn temporary(&self) -> Result<PathBuf, Fault> {
+        crate::temporary_folder()
     }
 }
 
