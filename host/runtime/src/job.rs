@@ -8,16 +8,16 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crossbeam_channel::bounded;
-use tidemill_model::checkpoint::{Purpose, SplitState};
-use tidemill_model::plan::{JobOptions, NodeKind, TickMode};
+use tidemill_model::checkpoint::SplitState;
+use tidemill_model::plan::NodeKind;
 use tidemill_model::sink::Sink;
 use tidemill_model::source::Split;
-use tidemill_model::{Fault, Plan, limits, panics};
+use tidemill_model::{Fault, Plan, panics};
 
 use crate::barrier::{Barriers, PartId};
-use crate::checkpoint::{CheckpointStats, Checkpointer, Checkpoints, Command, Durability, Phase, Taken};
+use crate::checkpoint::{Checkpointer, Checkpoints, Command, Durability, Phase};
 use crate::cluster::{Follower, Leader, Mesh, Order, Report, Start, Team};
+use crate::job_control::JobControl;
 use crate::keeper::Keeper;
 use crate::metrics::JobMetrics;
 use crate::restore::{self, DEAD_LETTER, StartFrom};
@@ -465,82 +465,6 @@ fn end_sinks(shared: &Shared, keeper: &Keeper) {
     }
     if shared.is_aborted() {
         keeper.discard();
-    }
-}
-
-/// What can be seen and asked of a job by anyone, also after its end.
-#[derive(Clone)]
-pub struct JobControl(pub(crate) Arc<Shared>);
-
-impl JobControl {
-    pub fn metrics(&self) -> &JobMetrics {
-        &self.0.metrics
-    }
-
-    pub fn options(&self) -> &JobOptions {
-        &self.0.plan.options
-    }
-
-    /// Whether it takes checkpoints.
-    pub fn is_durable(&self) -> bool {
-        self.0.checkpoints.is_some()
-    }
-
-    pub fn checkpoint_stats(&self) -> Option<CheckpointStats> {
-        let checkpoints = self.0.checkpoints.as_ref()?;
-        Some(checkpoints.stats.lock().expect("no panic while held").clone())
-    }
-
-    /// Takes a savepoint; waits until it is stored. With `stop` the job ends at it: nothing fires, and what was
-    /// written up to there is committed.
-    pub fn savepoint(&self, name: &str, stop: bool) -> Result<Taken, Fault> {
-        self.take(Purpose::Savepoint { name: name.to_owned() }, stop)
-    }
-
-    /// Takes a checkpoint now. With `stop` the job ends at it, to go on another time.
-    pub fn checkpoint(&self, stop: bool) -> Result<Taken, Fault> {
-        self.take(Purpose::Checkpoint, stop)
-    }
-
-    fn take(&self, purpose: Purpose, stop: bool) -> Result<Taken, Fault> {
-        let Some(checkpoints) = &self.0.checkpoints else {
-            let help = "give the pipeline `checkpoints:` with a `store`";
-            return Err(Fault::config("the job takes no checkpoints").with_help(help));
-        };
-        let over = || Fault::config("the job has ended");
-        let (reply, answer) = bounded(1);
-        checkpoints.commands.send(Command::Take { purpose, stop, reply }).map_err(|_| over())?;
-        answer.recv().map_err(|_| over())?
-    }
-
-    /// Asks for a checkpoint at which the job ends; does not wait.
-    pub fn halt(&self) {
-        if let Some(checkpoints) = &self.0.checkpoints {
-            let (reply, _) = bounded(1);
-            let _ = checkpoints.commands.send(Command::Take { purpose: Purpose::Checkpoint, stop: true, reply });
-        }
-    }
-
-    /// Asks all sources to end at the next boundary. What they have read is processed, timers and
-    /// windows fire as at the end of input, sinks are flushed. Does not wait.
-    pub fn stop(&self) {
-        let options = self.options();
-        let tick = match options.ticks {
-            TickMode::Wall => {
-                let now = self.0.start.elapsed().as_millis() as u64 / options.tick_ms;
-                (now / limits::BOUNDARY_TICKS + 1) * limits::BOUNDARY_TICKS
-            }
-            TickMode::Batch => 0,
-        };
-        self.0.stop_at.fetch_min(tick, Ordering::SeqCst);
-        if let Some(leader) = self.0.leader() {
-            leader.order(&Order::Stop { tick });
-        }
-    }
-
-    /// It has failed, or ended at a checkpoint: its input was not processed to an end.
-    pub fn is_cut_short(&self) -> bool {
-        self.0.is_aborted()
     }
 }
 

@@ -12,6 +12,7 @@ mod exchange;
 mod flow;
 mod frame;
 mod job;
+mod job_control;
 mod keeper;
 pub mod metrics;
 mod operator;
@@ -25,7 +26,8 @@ mod upgrade;
 mod worker;
 
 pub use checkpoint::{CheckpointStats, Durability, LastCheckpoint, Phase, Taken};
-pub use job::{Ending, JobControl, JobHandle, JobSummary, PhaseHook, StartOptions, start, start_with};
+pub use job::{Ending, JobHandle, JobSummary, PhaseHook, StartOptions, start, start_with};
+pub use job_control::JobControl;
 pub use metrics::{JobMetrics, NodeMetrics};
 pub use restore::{DEAD_LETTER, StartFrom};
 pub use shadow::ShadowReport;

@@ -10,7 +10,8 @@ use tidemill_model::plan::{Node, NodeKind};
 use tidemill_model::{Fault, OperatorContext, OperatorFactory, Plan};
 
 use crate::cluster::Order;
-use crate::job::{JobControl, Shared};
+use crate::job::Shared;
+use crate::job_control::JobControl;
 use crate::shadow::{Shadow, ShadowReport};
 use crate::swap::Swap;
 
