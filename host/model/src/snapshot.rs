@@ -132,20 +132,46 @@ pub fn key_groups(chunk: &RecordBatch) -> Result<&UInt16Array, Fault> {
     column.ok_or_else(|| Fault::data("a table of a snapshot does not begin with the key group"))
 }
 
-/// Items in the order of their key groups, those of one group as they came. `items` gives each with its key group, and is
-/// asked twice: a counting sort needs no memory beside its result.
-pub fn by_group<I: Iterator<Item = (u32, u32)>>(items: impl Fn() -> I) -> Vec<u32> {
-    let mut next = vec![0usize; KEY_GROUPS as usize + 1];
-    items().for_each(|(_, group)| next[group as usize + 1] += 1);
-    for group in 1..next.len() {
-        next[group] += next[group - 1];
+/// Items in the order of their key groups, those of one group as they came.
+#[derive(Debug, Default)]
+pub struct ByGroup {
+    pub items: Vec<u32>,
+    /// By group, the place behind its last item.
+    ends: Vec<usize>,
+}
+
+impl ByGroup {
+    /// Sorts what `items` gives, which is asked twice; `group` is asked once per item. A counting sort: beside its result it needs two
+    /// bytes per item.
+    pub fn sort<I: Iterator<Item = u32>>(items: impl Fn() -> I, group: impl Fn(u32) -> u32) -> Self {
+        let groups: Vec<u16> = items().map(|item| group(item) as u16).collect();
+        let mut next = vec![0; KEY_GROUPS as usize];
+        groups.iter().for_each(|&group| next[usize::from(group)] += 1);
+        let mut before = 0;
+        for next in &mut next {
+            (before, *next) = (before + *next, before);
+        }
+        let mut sorted = vec![0; groups.len()];
+        for (item, group) in items().zip(groups) {
+            let place = &mut next[usize::from(group)];
+            sorted[*place] = item;
+            *place += 1;
+        }
+        Self { items: sorted, ends: next }
     }
-    let mut order = vec![0; next[KEY_GROUPS as usize]];
-    for (item, group) in items() {
-        order[next[group as usize]] = item;
-        next[group as usize] += 1;
+
+    /// The group of the item at each place; places ascend.
+    pub fn groups(&self, places: impl IntoIterator<Item = usize>) -> UInt16Array {
+        let mut places = places.into_iter().peekable();
+        let first = places.peek().map_or(0, |&place| self.ends.partition_point(|&end| end <= place));
+        let mut group = first;
+        UInt16Array::from_iter_values(places.map(|place| {
+            while self.ends[group] <= place {
+                group += 1;
+            }
+            group as u16
+        }))
     }
-    order
 }
 
 impl std::fmt::Debug for Table {
@@ -168,12 +194,17 @@ impl std::fmt::Debug for Snapshot {
 
 #[cfg(test)]
 mod tests {
-    use super::by_group;
+    use super::ByGroup;
 
     #[test]
     fn items_are_sorted_by_group_and_stay_in_order_within() {
-        let items = [(7, 1023), (1, 5), (9, 0), (3, 5), (2, 1023), (0, 4)];
-        assert_eq!(by_group(|| items.into_iter()), [9, 0, 1, 3, 7, 2]);
-        assert_eq!(by_group(std::iter::empty), [0u32; 0]);
+        let groups = [(7, 1023), (1, 5), (9, 0), (3, 5), (2, 1023), (0, 4)];
+        let group = |item| groups.iter().find(|pair| pair.0 == item).unwrap().1;
+        let sorted = ByGroup::sort(|| groups.iter().map(|pair| pair.0), group);
+        assert_eq!(sorted.items, [9, 0, 1, 3, 7, 2]);
+        assert_eq!(sorted.groups(0..6).values(), &[0, 4, 5, 5, 1023, 1023]);
+        assert_eq!(sorted.groups([2, 5]).values(), &[5, 1023]);
+        assert_eq!(sorted.groups([]).values(), &[] as &[u16]);
+        assert_eq!(ByGroup::sort(std::iter::empty, group).items, [0u32; 0]);
     }
 }

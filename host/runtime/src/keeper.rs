@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
+use std::thread::Builder;
 
 use tidemill_model::Fault;
 use tidemill_model::checkpoint::{CheckpointStore, PartManifest, StateManifest};
@@ -13,6 +14,7 @@ use tidemill_model::sink::Committable;
 use crate::barrier::{Content, Part};
 use crate::checkpoint::Phase;
 use crate::job::Shared;
+use crate::priority;
 use crate::restore::DEAD_LETTER;
 
 /// Committables by node and worker.
@@ -106,11 +108,17 @@ impl Keeper {
             }
         };
         std::thread::scope(|scope| {
-            for _ in 1..count.min(self.shared.local.len()) {
-                // One that can't be had is done without.
-                let _ = std::thread::Builder::new().name("tidemill-upload".into()).spawn_scoped(scope, work);
+            let upload = || Builder::new().name("tidemill-upload".into());
+            let behind = || {
+                priority::lower();
+                work();
+            };
+            // A thread that can't be had is done without.
+            let threads =
+                (0..count.min(self.shared.local.len())).filter(|_| upload().spawn_scoped(scope, behind).is_ok());
+            if threads.count() == 0 {
+                work();
             }
-            work();
         });
         match failed.into_inner().expect("no panic while held") {
             Some(fault) => Err(fault),

@@ -16,6 +16,7 @@ mod job_control;
 mod keeper;
 pub mod metrics;
 mod operator;
+mod priority;
 mod restore;
 mod shadow;
 mod sink;

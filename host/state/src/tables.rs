@@ -86,11 +86,12 @@ fn written(chunk: &RecordBatch) -> Result<Vec<Option<i64>>, Fault> {
 /// A chunk of a state's table: rows in the order of key groups, none without a value. `written`: for a state with a time to live.
 pub(crate) fn chunk(
     state: &StateDescriptor,
+    groups: UInt16Array,
     keys: BinaryArray,
     values: ArrayRef,
     written: Option<TimestampMillisecondArray>,
 ) -> Result<RecordBatch, Fault> {
-    let mut columns: Vec<ArrayRef> = vec![groups(&keys), Arc::new(keys), values];
+    let mut columns: Vec<ArrayRef> = vec![Arc::new(groups), Arc::new(keys), values];
     columns.extend(written.map(|times| Arc::new(times) as ArrayRef));
     Ok(RecordBatch::try_new(table_schema(state), columns)?)
 }

@@ -3,6 +3,7 @@
 //! Laws: nothing is relied upon that was not checked against its SHA-256; what was published can be restored, whatever
 //! else runs, fails or ends half-way; two starts of a job never both go on.
 
+mod ahead;
 pub mod conformance;
 mod directory;
 mod index;

@@ -5,12 +5,14 @@
 //! checkpoint does not exist, or, if the store gave no answer, this process can publish nothing any more: only a new
 //! start can find out.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::fs::File;
 use std::io::Read;
 use std::ops::Range;
+use std::panic::resume_unwind;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{Builder, JoinHandle};
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
@@ -22,13 +24,17 @@ use tidemill_model::checkpoint::{
 };
 use tidemill_model::snapshot::{Chunks, NativeFile, Table};
 
+use crate::ahead::Ahead;
 use crate::index::{Entry, Index, Refused, Register};
+use crate::names;
 use crate::objects::Objects;
 use crate::sealed::{damaged, hex};
-use crate::{names, tables};
+use crate::tables::{self, Encoded};
 
 /// Of a file that is hashed.
 const READ_BYTES: usize = 1 << 20;
+/// Segments that are fetched while one is taken in.
+const READS_AHEAD: usize = 2;
 
 pub struct Snapshots {
     store: Arc<dyn ObjectStore>,
@@ -117,6 +123,12 @@ impl Snapshots {
         Ok(named)
     }
 
+    /// The second value: bytes that were written.
+    fn write_segment(&self, segment: &Encoded) -> Result<(Segment, u64), Fault> {
+        let (object, bytes) = self.objects.write(&segment.content)?;
+        Ok((Segment { object, rows: segment.rows, groups: segment.groups }, bytes))
+    }
+
     /// Fault if a newer generation has begun.
     fn check_owner(&self, index: &Index, generation: u64) -> Result<(), Fault> {
         if index.generation == generation && generation > 0 {
@@ -178,15 +190,20 @@ impl CheckpointStore for Snapshots {
     }
 
     fn write_table(&self, table: Table) -> Result<(StoredTable, u64), Fault> {
-        let (mut stored, mut written) = (StoredTable { name: table.name, rows: 0, segments: Vec::new() }, 0);
-        tables::encode(&table.schema, table.chunks, |segment| {
-            let (object, bytes) = self.objects.write(&segment.content)?;
-            written += bytes;
-            stored.rows += segment.rows;
-            stored.segments.push(Segment { object, rows: segment.rows, groups: segment.groups });
-            Ok(())
+        let written = std::thread::scope(|scope| {
+            let mut ahead = Ahead::new(scope);
+            tables::encode(&table.schema, table.chunks, |segment| {
+                let is_large = segment.content.len() >= tables::SEGMENT_BYTES;
+                let write = move || self.write_segment(&segment);
+                // Only the last one is small, and most often the only one.
+                if is_large { ahead.beside(write) } else { ahead.here(write) }
+            })?;
+            ahead.finish()
         })?;
-        Ok((stored, written))
+        let bytes = written.iter().map(|(_, bytes)| bytes).sum();
+        let segments: Vec<Segment> = written.into_iter().map(|(segment, _)| segment).collect();
+        let rows = segments.iter().map(|segment| segment.rows).sum();
+        Ok((StoredTable { name: table.name, rows, segments }, bytes))
     }
 
     fn write_file(&self, file: &NativeFile) -> Result<(StoredFile, u64), Fault> {
@@ -248,7 +265,14 @@ impl CheckpointStore for Snapshots {
         let wanted = table.segments.iter().filter(|segment| tables::overlaps(segment, &groups)).cloned();
         let segments = wanted.collect::<Vec<_>>().into_iter();
         let (objects, table) = (self.objects.clone(), table.name.clone());
-        Ok(Box::new(Reader { objects, table, segments, groups, chunks: Vec::new().into_iter() }))
+        Ok(Box::new(Reader {
+            objects,
+            table,
+            segments,
+            groups,
+            ahead: VecDeque::new(),
+            chunks: Vec::new().into_iter(),
+        }))
     }
 
     fn table_schema(&self, table: &StoredTable) -> Result<SchemaRef, Fault> {
@@ -304,12 +328,13 @@ impl CheckpointStore for Snapshots {
     }
 }
 
-/// Rows of a table, a segment at a time. Ends with the first fault.
+/// Rows of a table, a segment at a time; the next ones are fetched and checked meanwhile. Ends with the first fault.
 struct Reader {
     objects: Arc<Objects>,
     table: String,
     segments: std::vec::IntoIter<Segment>,
     groups: Range<u32>,
+    ahead: VecDeque<JoinHandle<Result<Vec<RecordBatch>, Fault>>>,
     chunks: std::vec::IntoIter<RecordBatch>,
 }
 
@@ -322,12 +347,36 @@ impl Reader {
                     return Ok(Some(rows));
                 }
             } else {
-                let Some(segment) = self.segments.next() else { return Ok(None) };
-                let place = format!("{} of table {}", segment.object.sha256, self.table);
-                self.chunks = tables::decode(self.objects.read(&segment.object)?, &place)?.1.into_iter();
+                let Some(chunks) = self.next_segment()? else { return Ok(None) };
+                self.chunks = chunks.into_iter();
             }
         }
     }
+
+    fn next_segment(&mut self) -> Result<Option<Vec<RecordBatch>>, Fault> {
+        while self.ahead.len() < READS_AHEAD {
+            let Some(segment) = self.segments.as_slice().first() else { break };
+            let fetch = fetch(self.objects.clone(), &self.table, segment.clone());
+            // A thread that can't be had is done without.
+            let Ok(thread) = Builder::new().name("tidemill-read".into()).spawn(fetch) else { break };
+            self.ahead.push_back(thread);
+            self.segments.next();
+        }
+        if let Some(first) = self.ahead.pop_front() {
+            return first.join().unwrap_or_else(|panic| resume_unwind(panic)).map(Some);
+        }
+        self.segments.next().map(|segment| fetch(self.objects.clone(), &self.table, segment)()).transpose()
+    }
+}
+
+/// Reads a segment when it is called.
+fn fetch(
+    objects: Arc<Objects>,
+    table: &str,
+    segment: Segment,
+) -> impl FnOnce() -> Result<Vec<RecordBatch>, Fault> + use<> {
+    let place = format!("{} of table {table}", segment.object.sha256);
+    move || Ok(tables::decode(objects.read(&segment.object)?, &place)?.1)
 }
 
 impl Iterator for Reader {
@@ -337,6 +386,7 @@ impl Iterator for Reader {
         let read = self.read();
         if read.is_err() {
             (self.segments, self.chunks) = (Vec::new().into_iter(), Vec::new().into_iter());
+            self.ahead.clear();
         }
         read.transpose()
     }

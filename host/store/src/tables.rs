@@ -1,7 +1,7 @@
 //! Tables as segments: Arrow IPC streams of some MiB each.
 //!
 //! Laws: rows come back in the order in which they were written; a reader holds one segment in memory, a writer one
-//! segment and one chunk.
+//! segment, one chunk, and the segments that are on their way to the store.
 
 use std::ops::Range;
 
@@ -16,7 +16,7 @@ use tidemill_model::snapshot::{CHUNK_ROWS_MAX, Chunks, KEY_GROUP, key_groups};
 
 /// A segment ends with the piece that makes it as large: 8 to 9 MiB. Large enough for stores that take milliseconds per
 /// object, small enough to be held in memory by each of some threads.
-const SEGMENT_BYTES: usize = 8 << 20;
+pub const SEGMENT_BYTES: usize = 8 << 20;
 /// Chunks are cut to pieces of about this size.
 const PIECE_BYTES: usize = 1 << 20;
 

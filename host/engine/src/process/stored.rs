@@ -8,7 +8,7 @@ use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
 use tidemill_model::Fault;
 use tidemill_model::key::{hash_key, key_group};
 use tidemill_model::logic::TimeDomain;
-use tidemill_model::snapshot::{CHUNK_BYTES_MAX, CHUNK_ROWS_MAX, Restore, Table, by_group, key_group_field};
+use tidemill_model::snapshot::{ByGroup, CHUNK_BYTES_MAX, CHUNK_ROWS_MAX, Restore, Table, key_group_field};
 use tidemill_model::state::StateBackend;
 
 use crate::key_list::KeyList;
@@ -69,7 +69,7 @@ struct TimerRows {
     keys: KeyList,
     times: Vec<i64>,
     /// By key group, made by whoever reads.
-    order: Option<Vec<u32>>,
+    order: Option<ByGroup>,
     next: usize,
 }
 
@@ -78,12 +78,11 @@ impl TimerRows {
         key_group(hash_key(self.keys.get(timer as usize)))
     }
 
-    fn sorted(&self) -> Vec<u32> {
-        by_group(|| (0..self.times.len() as u32).map(|timer| (timer, self.group(timer))))
+    fn sorted(&self) -> ByGroup {
+        ByGroup::sort(|| 0..self.times.len() as u32, |timer| self.group(timer))
     }
 
-    fn chunk(&self, timers: &[u32]) -> Result<RecordBatch, Fault> {
-        let groups = UInt16Array::from_iter_values(timers.iter().map(|&t| self.group(t) as u16));
+    fn chunk(&self, groups: UInt16Array, timers: &[u32]) -> Result<RecordBatch, Fault> {
         let keys = BinaryArray::from_iter_values(timers.iter().map(|&t| self.keys.get(t as usize)));
         let times = Int64Array::from_iter_values(timers.iter().map(|&t| self.times[t as usize]));
         Ok(RecordBatch::try_new(schema(), vec![Arc::new(groups), Arc::new(keys), Arc::new(times)])?)
@@ -96,11 +95,12 @@ impl Iterator for TimerRows {
     fn next(&mut self) -> Option<Self::Item> {
         let order = self.order.take().unwrap_or_else(|| self.sorted());
         let (first, mut bytes) = (self.next, 0);
-        while self.next < order.len() && self.next - first < CHUNK_ROWS_MAX && bytes < CHUNK_BYTES_MAX {
-            bytes += self.keys.get(order[self.next] as usize).len();
+        while self.next < order.items.len() && self.next - first < CHUNK_ROWS_MAX && bytes < CHUNK_BYTES_MAX {
+            bytes += self.keys.get(order.items[self.next] as usize).len();
             self.next += 1;
         }
-        let chunk = (first < self.next).then(|| self.chunk(&order[first..self.next]));
+        let (groups, timers) = (order.groups(first..self.next), &order.items[first..self.next]);
+        let chunk = (first < self.next).then(|| self.chunk(groups, timers));
         self.order = Some(order);
         chunk
     }

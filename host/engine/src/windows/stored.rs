@@ -14,7 +14,7 @@ use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use tidemill_model::Fault;
 use tidemill_model::schema::type_name;
-use tidemill_model::snapshot::{CHUNK_BYTES_MAX, CHUNK_ROWS_MAX, Restore, Table, by_group, key_group_field};
+use tidemill_model::snapshot::{ByGroup, CHUNK_BYTES_MAX, CHUNK_ROWS_MAX, Restore, Table, key_group_field};
 
 use super::aggregate::{Aggregates, Result as Aggregated};
 use super::groups::FrozenGroups;
@@ -87,7 +87,7 @@ struct PaneRows {
     rows: usize,
     chunk_rows: usize,
     /// Rows by key group, made by whoever reads.
-    order: Option<Vec<u32>>,
+    order: Option<ByGroup>,
     next: usize,
 }
 
@@ -98,22 +98,21 @@ impl PaneRows {
         (pane, row as usize - self.firsts[pane])
     }
 
-    fn sorted(&self) -> Vec<u32> {
-        let rows = || {
-            let groups = self.panes.iter().flat_map(|pane| (0..pane.groups).map(|group| pane.keys.key_group(group)));
-            groups.enumerate().map(|(row, group)| (row as u32, group))
+    fn sorted(&self) -> ByGroup {
+        let group = |row| {
+            let (pane, group) = self.place(row);
+            self.panes[pane].keys.key_group(group)
         };
-        by_group(rows)
+        ByGroup::sort(|| 0..self.rows as u32, group)
     }
 
-    fn chunk(&self, rows: &[u32]) -> Result<RecordBatch, ArrowError> {
+    fn chunk(&self, groups: UInt16Array, rows: &[u32]) -> Result<RecordBatch, ArrowError> {
         let places: Vec<(usize, usize)> = rows.iter().map(|&row| self.place(row)).collect();
-        let groups = places.iter().map(|&(pane, group)| self.panes[pane].keys.key_group(group) as u16);
         let keys = places.iter().map(|&(pane, group)| self.panes[pane].keys.bytes(group));
         let starts = places.iter().map(|&(pane, _)| self.panes[pane].start);
         let fired = places.iter().map(|&(pane, _)| Some(self.panes[pane].fired));
         let mut columns: Vec<ArrayRef> = vec![
-            Arc::new(UInt16Array::from_iter_values(groups)),
+            Arc::new(groups),
             Arc::new(BinaryArray::from_iter_values(keys)),
             Arc::new(Int64Array::from_iter_values(starts)),
             Arc::new(fired.collect::<BooleanArray>()),
@@ -133,7 +132,8 @@ impl Iterator for PaneRows {
         let order = self.order.take().unwrap_or_else(|| self.sorted());
         let first = self.next;
         self.next = self.rows.min(first + self.chunk_rows);
-        let chunk = (first < self.next).then(|| Ok(self.chunk(&order[first..self.next])?));
+        let (groups, rows) = (order.groups(first..self.next), &order.items[first..self.next]);
+        let chunk = (first < self.next).then(|| Ok(self.chunk(groups, rows)?));
         self.order = Some(order);
         chunk
     }

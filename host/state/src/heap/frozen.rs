@@ -4,12 +4,11 @@
 
 use std::sync::{Arc, OnceLock};
 
-use arrow::array::{BinaryArray, RecordBatch};
+use arrow::array::RecordBatch;
 use tidemill_model::Fault;
 use tidemill_model::component::StateDescriptor;
-use tidemill_model::key::{hash_key, key_group};
-use tidemill_model::snapshot::{CHUNK_BYTES_MAX, CHUNK_ROWS_MAX, Table, by_group};
-use tidemill_model::state::{Slot, table_name, table_schema};
+use tidemill_model::snapshot::{ByGroup, CHUNK_BYTES_MAX, CHUNK_ROWS_MAX, Table};
+use tidemill_model::state::{table_name, table_schema};
 
 use super::column::Column;
 use super::entries::{EntryRows, FrozenEntries};
@@ -21,7 +20,7 @@ use crate::tables;
 pub(super) struct FrozenHeap {
     keys: FrozenKeys,
     /// Slots by key group, made by whoever needs it first.
-    order: OnceLock<Vec<Slot>>,
+    order: OnceLock<ByGroup>,
 }
 
 impl FrozenHeap {
@@ -41,9 +40,8 @@ impl FrozenHeap {
         Table { name: table_name(state), schema: table_schema(state), chunks: Box::new(chunks) }
     }
 
-    fn order(&self) -> &[Slot] {
-        let group = |slot| key_group(hash_key(self.keys.key(slot)));
-        self.order.get_or_init(|| by_group(|| self.keys.slots().map(|slot| (slot, group(slot)))))
+    fn order(&self) -> &ByGroup {
+        self.order.get_or_init(|| ByGroup::sort(|| self.keys.slots(), |slot| self.keys.group(slot)))
     }
 }
 
@@ -62,20 +60,21 @@ impl Iterator for StateRows {
 
     fn next(&mut self) -> Option<Self::Item> {
         let order = self.heap.order();
-        let (mut slots, mut bytes) = (Vec::new(), 0);
+        let (mut slots, mut places, mut bytes) = (Vec::new(), Vec::new(), 0);
         while slots.len() < CHUNK_ROWS_MAX && bytes < CHUNK_BYTES_MAX {
-            let Some(&slot) = order.get(self.next) else { break };
-            self.next += 1;
+            let Some(&slot) = order.items.get(self.next) else { break };
             let gone = self.times.as_ref().is_some_and(|times| times.is_expired(slot));
             if self.values.is_present(slot) && !gone {
-                bytes += self.heap.keys.key(slot).len() + self.values.bytes_of(slot);
+                bytes += self.heap.keys.bytes_of(slot) + self.values.bytes_of(slot);
                 slots.push(slot);
+                places.push(self.next);
             }
+            self.next += 1;
         }
         (!slots.is_empty()).then(|| {
-            let keys = BinaryArray::from_iter_values(slots.iter().map(|&slot| self.heap.keys.key(slot)));
             let written = self.times.as_ref().map(|times| slots.iter().map(|&slot| times.written(slot)).collect());
-            tables::chunk(&self.state, keys, self.values.gather(&slots, true)?, written)
+            let (keys, values) = (self.heap.keys.gather(&slots), self.values.gather(&slots, true)?);
+            tables::chunk(&self.state, order.groups(places), keys, values, written)
         })
     }
 }
@@ -105,14 +104,14 @@ impl StateEntries {
         let order = self.heap.order();
         let mut rows = self.entries.rows();
         let has_room = |rows: &EntryRows| rows.slots.len() < CHUNK_ROWS_MAX && rows.bytes < CHUNK_BYTES_MAX;
-        while let Some(&slot) = order.get(self.next).filter(|_| has_room(&rows)) {
-            rows.bytes += self.heap.keys.key(slot).len();
+        while let Some(&slot) = order.items.get(self.next).filter(|_| has_room(&rows)) {
+            rows.bytes += self.heap.keys.bytes_of(slot);
             self.after = self.entries.collect(slot, self.after.as_deref(), has_room, &mut rows)?;
             if self.after.is_none() {
                 self.next += 1;
             }
         }
-        let keys = BinaryArray::from_iter_values(rows.slots.iter().map(|&slot| self.heap.keys.key(slot)));
+        let keys = self.heap.keys.gather(&rows.slots);
         let written = rows.written.map(|times| times.into_iter().collect());
         tables::entries(&self.state, keys, rows.entries.finish(), rows.values.finish()?, written)
     }

@@ -2,10 +2,12 @@
 //!
 //! Law: a live key has exactly one slot; `forget` frees it for the next new key.
 
+use arrow::array::BinaryArray;
+use arrow::buffer::OffsetBuffer;
 use hashbrown::HashTable;
 use tidemill_model::Fault;
 use tidemill_model::int_table::IntTable;
-use tidemill_model::key::{decode_i64, encode_i64};
+use tidemill_model::key::{decode_i64, encode_i64, hash_i64, hash_key, key_group};
 use tidemill_model::state::Slot;
 
 use super::pages::Pages;
@@ -200,8 +202,28 @@ impl Store {
 }
 
 impl FrozenKeys {
-    pub fn key(&self, slot: Slot) -> &[u8] {
-        self.store.key(slot)
+    pub fn group(&self, slot: Slot) -> u32 {
+        let key = self.store.key(slot);
+        key_group(decode_i64(key).map_or_else(|| hash_key(key), hash_i64))
+    }
+
+    pub fn bytes_of(&self, slot: Slot) -> usize {
+        match &self.store {
+            Store::Nine(_) => NINE,
+            Store::Any(keys) => keys.get(slot).len(),
+        }
+    }
+
+    /// The keys of these slots, of which there are as many as a chunk has rows. Where all have one length, nothing in the loop
+    /// waits for memory: many keys are fetched at once.
+    pub fn gather(&self, slots: &[Slot]) -> BinaryArray {
+        let keys = match &self.store {
+            Store::Nine(keys) => keys,
+            Store::Any(keys) => return BinaryArray::from_iter_values(slots.iter().map(|&slot| keys.get(slot))),
+        };
+        let bytes = slots.iter().map(|&slot| *keys.get(slot)).collect::<Vec<_>>().into_flattened();
+        let offsets = OffsetBuffer::from_lengths(std::iter::repeat_n(NINE, slots.len()));
+        BinaryArray::new(offsets, bytes.into(), None)
     }
 
     /// The slots of all live keys, ascending.
