@@ -4,7 +4,7 @@
 
 use std::collections::VecDeque;
 use std::panic::resume_unwind;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{Builder, Scope, ScopedJoinHandle};
 
 use tidemill_model::Fault;
@@ -25,17 +25,17 @@ impl<'scope, 'env, T: Send + 'scope> Ahead<'scope, 'env, T> {
     }
 
     /// On another thread, once there is room for one more. The fault, if any, is that of earlier work.
-    pub fn beside(&mut self, work: impl Fn() -> Result<T, Fault> + Send + Sync + 'scope) -> Result<(), Fault> {
+    pub fn beside(&mut self, work: impl FnOnce() -> Result<T, Fault> + Send + 'scope) -> Result<(), Fault> {
         self.wait(AT_ONCE - 1)?;
-        let work = Arc::new(work);
+        // Whoever comes to it takes it: the thread, or, where none can be had, this one.
+        let work = Arc::new(Mutex::new(Some(work)));
         let same = work.clone();
-        match Builder::new().name("tidemill-write".into()).spawn_scoped(self.scope, move || same()) {
+        match Builder::new().name("tidemill-write".into()).spawn_scoped(self.scope, move || run(&same)) {
             Ok(handle) => {
                 self.under_way.push_back(handle);
                 Ok(())
             }
-            // A thread that can't be had is done without.
-            Err(_) => self.here(|| work()),
+            Err(_) => self.here(|| run(&work)),
         }
     }
 
@@ -62,10 +62,15 @@ impl<'scope, 'env, T: Send + 'scope> Ahead<'scope, 'env, T> {
     }
 }
 
+fn run<T>(work: &Mutex<Option<impl FnOnce() -> Result<T, Fault>>>) -> Result<T, Fault> {
+    let taken = work.lock().unwrap_or_else(PoisonError::into_inner).take();
+    taken.ok_or_else(|| Fault::internal("a piece of work was taken twice"))?()
+}
+
 #[cfg(test)]
 mod tests {
+    use std::sync::Condvar;
     use std::sync::atomic::{AtomicUsize, Ordering};
-    use std::sync::{Condvar, Mutex};
     use std::thread::scope;
 
     use super::*;

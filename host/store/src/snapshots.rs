@@ -29,7 +29,7 @@ use crate::index::{Entry, Index, Refused, Register};
 use crate::names;
 use crate::objects::Objects;
 use crate::sealed::{damaged, hex};
-use crate::tables::{self, Encoded};
+use crate::tables::{self, Buffers, Encoded};
 
 /// Of a file that is hashed.
 const READ_BYTES: usize = 1 << 20;
@@ -190,11 +190,16 @@ impl CheckpointStore for Snapshots {
     }
 
     fn write_table(&self, table: Table) -> Result<(StoredTable, u64), Fault> {
+        let buffers = Buffers::default();
         let written = std::thread::scope(|scope| {
-            let mut ahead = Ahead::new(scope);
-            tables::encode(&table.schema, table.chunks, |segment| {
+            let (mut ahead, buffers) = (Ahead::new(scope), &buffers);
+            tables::encode(&table.schema, table.chunks, buffers, |segment| {
                 let is_large = segment.content.len() >= tables::SEGMENT_BYTES;
-                let write = move || self.write_segment(&segment);
+                let write = move || {
+                    let written = self.write_segment(&segment)?;
+                    buffers.give_back(segment.content);
+                    Ok(written)
+                };
                 // Only the last one is small, and most often the only one.
                 if is_large { ahead.beside(write) } else { ahead.here(write) }
             })?;

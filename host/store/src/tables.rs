@@ -4,6 +4,7 @@
 //! segment, one chunk, and the segments that are on their way to the store.
 
 use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
 
 use arrow::array::{Array, BooleanArray, RecordBatch};
 use arrow::compute::filter_record_batch;
@@ -28,14 +29,31 @@ pub struct Encoded {
     pub groups: (u16, u16),
 }
 
+/// Buffers of segments that have been written. Memory that nobody has touched before costs more than what is put there.
+#[derive(Default)]
+pub struct Buffers(Mutex<Vec<Vec<u8>>>);
+
+impl Buffers {
+    fn take(&self) -> Vec<u8> {
+        let used = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        used.unwrap_or_else(|| Vec::with_capacity(SEGMENT_BYTES + 2 * PIECE_BYTES))
+    }
+
+    pub fn give_back(&self, mut buffer: Vec<u8>) {
+        buffer.clear();
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(buffer);
+    }
+}
+
 /// Encodes a table, a segment at a time. At least one.
 pub fn encode(
     schema: &SchemaRef,
     chunks: Chunks,
+    buffers: &Buffers,
     mut segment: impl FnMut(Encoded) -> Result<(), Fault>,
 ) -> Result<(), Fault> {
     let keyed = is_keyed(schema);
-    let (mut open, mut any) = (Open::new(schema)?, false);
+    let (mut open, mut any) = (Open::new(schema, buffers)?, false);
     for chunk in chunks {
         let chunk = chunk?;
         if chunk.schema_ref() != schema {
@@ -44,7 +62,8 @@ pub fn encode(
         for piece in pieces(&chunk) {
             open.write(&piece, keyed)?;
             if open.writer.get_ref().len() >= SEGMENT_BYTES {
-                segment(std::mem::replace(&mut open, Open::new(schema)?).close()?)?;
+                let full = std::mem::replace(&mut open, Open::new(schema, buffers)?);
+                segment(full.close()?)?;
                 any = true;
             }
         }
@@ -63,9 +82,8 @@ struct Open {
 }
 
 impl Open {
-    fn new(schema: &SchemaRef) -> Result<Self, Fault> {
-        let buffer = Vec::with_capacity(SEGMENT_BYTES + 2 * PIECE_BYTES);
-        Ok(Self { writer: StreamWriter::try_new(buffer, schema)?, rows: 0, groups: None })
+    fn new(schema: &SchemaRef, buffers: &Buffers) -> Result<Self, Fault> {
+        Ok(Self { writer: StreamWriter::try_new(buffers.take(), schema)?, rows: 0, groups: None })
     }
 
     fn write(&mut self, piece: &RecordBatch, keyed: bool) -> Result<(), Fault> {

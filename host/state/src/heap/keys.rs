@@ -51,7 +51,9 @@ pub(crate) struct KeyTable {
 /// What is known of each slot.
 struct Slots {
     store: Store,
-    /// Tag of a key in `others`; needed to find its entry again when it is forgotten.
+    /// Handed out so far.
+    count: usize,
+    /// Tag of a key in `others`; needed to find its entry again when it is forgotten. As many as slots, once there is such a key.
     tags: Vec<u32>,
     /// One bit per slot.
     live: Vec<u64>,
@@ -60,7 +62,7 @@ struct Slots {
 
 impl Default for Slots {
     fn default() -> Self {
-        Self { store: Store::Nine(Pages::default()), tags: Vec::new(), live: Vec::new(), free: Vec::new() }
+        Self { store: Store::Nine(Pages::default()), count: 0, tags: Vec::new(), live: Vec::new(), free: Vec::new() }
     }
 }
 
@@ -68,13 +70,13 @@ impl KeyTable {
     /// The slot of a key, a new one if it has none.
     pub fn slot(&mut self, key: &[u8], hash: u64) -> Result<Slot, Fault> {
         if let Some(number) = decode_i64(key) {
-            return self.ints.get_or_insert(number, || self.slots.add(key, 0));
+            return self.ints.get_or_insert(number, || self.slots.add(key, None));
         }
         let tag = tag_of(hash);
         match self.others.find(spread(tag), |e| e.tag == tag && self.slots.key(e.slot) == key) {
             Some(entry) => Ok(entry.slot),
             None => {
-                let slot = self.slots.add(key, tag)?;
+                let slot = self.slots.add(key, Some(tag))?;
                 self.others.insert_unique(spread(tag), Entry { tag, slot }, |e| spread(e.tag));
                 Ok(slot)
             }
@@ -89,7 +91,7 @@ impl KeyTable {
     /// The slots of int64 keys, by their values.
     pub fn slots_of_i64(&mut self, keys: &[i64], slots: &mut Vec<Slot>) -> Result<(), Fault> {
         self.ints.reserve(std::mem::take(&mut self.expected));
-        let add = |key| self.slots.add(&encode_i64(key), 0);
+        let add = |key| self.slots.add(&encode_i64(key), None);
         self.ints.get_or_insert_all(keys.iter().copied(), add, |slot| slots.push(slot))
     }
 
@@ -121,7 +123,7 @@ impl KeyTable {
 
     /// Slots ever handed out: all are below this.
     pub fn capacity(&self) -> usize {
-        self.slots.tags.len()
+        self.slots.count
     }
 
     pub fn len(&self) -> usize {
@@ -130,8 +132,9 @@ impl KeyTable {
 }
 
 impl Slots {
+    /// `tag`: of a key in `others`.
     #[cold]
-    fn add(&mut self, key: &[u8], tag: u32) -> Result<Slot, Fault> {
+    fn add(&mut self, key: &[u8], tag: Option<u32>) -> Result<Slot, Fault> {
         let slot = match self.free.pop() {
             Some(slot) => slot,
             None => self.new_slot()?,
@@ -143,20 +146,23 @@ impl Slots {
             Store::Nine(keys) => keys.get_mut(slot).copy_from_slice(key),
             Store::Any(keys) => *keys.get_mut(slot) = key.into(),
         }
-        self.tags[slot as usize] = tag;
+        if let Some(tag) = tag {
+            self.tags.resize(self.count, 0);
+            self.tags[slot as usize] = tag;
+        }
         self.live[slot as usize / 64] |= 1 << (slot % 64);
         Ok(slot)
     }
 
     fn new_slot(&mut self) -> Result<Slot, Fault> {
-        let slot = Slot::try_from(self.tags.len()).map_err(|_| {
+        let slot = Slot::try_from(self.count).map_err(|_| {
             Fault::data("more than 4294967295 keys on one worker").with_help("run the pipeline with more workers")
         })?;
-        self.tags.push(0);
-        self.live.resize(self.tags.len().div_ceil(64), 0);
+        self.count += 1;
+        self.live.resize(self.count.div_ceil(64), 0);
         match &mut self.store {
-            Store::Nine(keys) => keys.grow(self.tags.len()),
-            Store::Any(keys) => keys.grow(self.tags.len()),
+            Store::Nine(keys) => keys.grow(self.count),
+            Store::Any(keys) => keys.grow(self.count),
         }
         Ok(slot)
     }
@@ -165,8 +171,8 @@ impl Slots {
     fn widen(&mut self) {
         if let Store::Nine(keys) = &self.store {
             let mut any = Pages::<Box<[u8]>, BYTES>::default();
-            any.grow(self.tags.len());
-            (0..self.tags.len() as Slot).for_each(|slot| *any.get_mut(slot) = keys.get(slot).as_slice().into());
+            any.grow(self.count);
+            (0..self.count as Slot).for_each(|slot| *any.get_mut(slot) = keys.get(slot).as_slice().into());
             self.store = Store::Any(any);
         }
     }

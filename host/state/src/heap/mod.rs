@@ -293,7 +293,9 @@ impl StateBackend for Heap {
         let states = self.states.clone();
         let rows = states.iter().map(|state| from.rows(&table_name(state))).max().unwrap_or(0);
         // Some more, since groups are not all alike; and not more than memory for a promise.
-        self.keys.expect((rows + rows / 16).min(EXPECTED_MAX) as usize);
+        let expected = (rows + rows / 16).min(EXPECTED_MAX) as usize;
+        self.keys.expect(expected);
+        self.refs.expect(expected);
         self.clock.resume(from.now().processing_ms);
         tables::restore(self, &states, from)
     }

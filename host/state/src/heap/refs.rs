@@ -16,6 +16,11 @@ impl Refs {
         self.counts.len()
     }
 
+    /// About so many slots are going to be there soon.
+    pub fn expect(&mut self, slots: usize) {
+        self.counts.reserve(slots);
+    }
+
     pub fn grow(&mut self, slots: usize) {
         self.counts.resize(slots, 0);
     }
