@@ -110,7 +110,7 @@ fn entries(c: &mut Criterion) {
             state: Arc::new(HeapFactory),
             shared: Arc::new(HeapFactory),
         };
-        let context = OperatorContext { node: name.into(), worker: 0, workers: 1 };
+        let context = OperatorContext { node: name.into(), worker: 0, workers: 1, processing_ms: 0 };
         let mut operator = node(spec).expect("bids fit").factory.build(&context).expect("the operator opens");
         let batches: Vec<Batch> = (0..16).map(|n| bids_from(n * rows as i64, rows)).map(Batch::new).collect();
         let mut pass = || {
@@ -176,7 +176,7 @@ fn aggregates(c: &mut Criterion) {
             on_error: OnError::Fail,
         };
         let built = tumbling(spec, &schema()).expect("the call is valid");
-        let context = OperatorContext { node: "window".into(), worker: 0, workers: 1 };
+        let context = OperatorContext { node: "window".into(), worker: 0, workers: 1, processing_ms: 0 };
         let mut operator = built.factory.build(&context).expect("a window");
         // A window of ten batches, then it fires: insertion, update and emission together.
         let batches: Vec<Batch> = (0..10).map(|_| bids(rows)).map(Batch::new).collect();

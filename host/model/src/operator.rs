@@ -129,6 +129,15 @@ pub struct OperatorContext {
     pub node: String,
     pub worker: usize,
     pub workers: usize,
+    /// The wall clock, ms since the epoch: it goes on from there. Virtual time in tests.
+    pub processing_ms: i64,
+}
+
+impl OperatorContext {
+    /// Both clocks before the first row.
+    pub fn start(&self) -> Now {
+        Now { processing_ms: self.processing_ms, ..Now::START }
+    }
 }
 
 /// Builds an operator on each worker. One factory per node of the plan.

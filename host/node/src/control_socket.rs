@@ -145,6 +145,8 @@ struct DeskState {
     fixed: bool,
     runs: u64,
     next: Option<Size>,
+    /// Somebody has asked for the end of this run: what for.
+    leaving: Option<&'static str>,
     ended: bool,
     /// Requests that are being answered.
     asked: usize,
@@ -164,6 +166,15 @@ impl Drop for Asked<'_> {
     fn drop(&mut self) {
         self.0.lock().asked -= 1;
         self.0.changed.notify_all();
+    }
+}
+
+/// The only request that may end the run.
+struct Leaving<'a>(&'a Desk);
+
+impl Drop for Leaving<'_> {
+    fn drop(&mut self) {
+        self.0.lock().leaving = None;
     }
 }
 
@@ -210,12 +221,35 @@ impl Desk {
         };
         match request {
             Request::Status => Answer::Status(self.status(&job)),
-            Request::Savepoint { name, stop } => taken(savepoint_name(&name).and_then(|()| job.savepoint(&name, stop))),
-            Request::Stop if retains(&job) => taken(job.checkpoint(true)),
-            Request::Stop => self.end(&job),
+            Request::Savepoint { name, stop } => {
+                let _leaving = match stop.then(|| self.leave("stopped")).transpose() {
+                    Ok(leaving) => leaving,
+                    Err(fault) => return Answer::from(fault),
+                };
+                taken(savepoint_name(&name).and_then(|()| job.savepoint(&name, stop)))
+            }
             Request::Upgrade { .. } => self.upgrade(&job, &request).unwrap_or_else(Answer::from),
-            Request::Rescale { workers, processes } => self.rescale(&job, workers, processes),
+            Request::Stop => match self.leave("stopped") {
+                Ok(_leaving) if retains(&job) => taken(job.checkpoint(true)),
+                Ok(_leaving) => self.end(&job),
+                Err(fault) => Answer::from(fault),
+            },
+            Request::Rescale { workers, processes } => match self.leave("rescaled") {
+                Ok(_leaving) => self.rescale(&job, workers, processes),
+                Err(fault) => Answer::from(fault),
+            },
         }
+    }
+
+    /// One request at a time may end the run: two would take each other's checkpoint for their own.
+    fn leave(&self, what: &'static str) -> Result<Leaving<'_>, Fault> {
+        let mut state = self.lock();
+        if let Some(other) = state.leaving {
+            let fault = Fault::config(format!("the job is being {other} already"));
+            return Err(fault.with_help("wait until that is done, and ask again"));
+        }
+        state.leaving = Some(what);
+        Ok(Leaving(self))
     }
 
     fn upgrade(&self, job: &JobControl, request: &Request) -> Result<Answer, Fault> {
@@ -229,9 +263,9 @@ impl Desk {
         };
         let host = wasm.insert(host).clone();
         drop(wasm);
-        let loaded = host.load(component)?;
-        let read = |e| Fault::io(format!("component `{}` can't be read: {e}", component.display()));
-        let bytes = Arc::new(std::fs::read(component).map_err(read)?);
+        // Read once: the file may be another one a moment later.
+        let bytes = Arc::new(host.read(component)?);
+        let loaded = host.load_bytes(&component.display().to_string(), &bytes)?;
         let new = NewComponent { node: operator.clone(), bytes, dropped: dropped.clone() };
         let upgrade = job.plan_upgrade(new, &loader(host))?;
         let changes = upgrade.changes().iter().map(ToString::to_string).collect();

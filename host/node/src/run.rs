@@ -14,7 +14,9 @@ use tidemill_model::checkpoint::{Manifest, Purpose};
 use tidemill_model::plan::{Plan, RestartStrategy};
 use tidemill_model::{Fault, FaultKind};
 use tidemill_runtime::cluster::Team;
-use tidemill_runtime::{Ending, JobControl, JobHandle, JobSummary, NewComponent, PhaseHook, StartOptions, start_with};
+use tidemill_runtime::{
+    Ending, Halting, JobControl, JobHandle, JobSummary, NewComponent, PhaseHook, StartOptions, start_with,
+};
 
 use crate::check::{EXIT_BAD_PIPELINE, load_or_report};
 use crate::cluster::{Cluster, HostsArgs};
@@ -377,18 +379,46 @@ fn count_signals() -> anyhow::Result<Arc<AtomicUsize>> {
 }
 
 /// Shows progress and passes signals on until the job has ended. False: it was told to end at once, and did not.
+/// The wish that a job ends at a checkpoint.
+#[derive(Default)]
+struct Halt {
+    asked: Option<Halting>,
+    again: Option<Instant>,
+}
+
+/// How soon another checkpoint is tried.
+const HALT_AGAIN: Duration = Duration::from_secs(1);
+
+impl Halt {
+    fn ask(&mut self, job: &JobHandle) {
+        (self.asked, self.again) = (Some(job.halt()), None);
+    }
+
+    /// A checkpoint that failed does not end the job: the next one shall.
+    fn insist(&mut self, job: &JobHandle) {
+        if let Some(fault) = self.asked.as_ref().and_then(Halting::failure) {
+            note(format_args!("not stopped, since the checkpoint failed; it is tried again: {fault}"));
+            (self.asked, self.again) = (None, Some(Instant::now() + HALT_AGAIN));
+        }
+        if self.again.is_some_and(|again| Instant::now() > again) {
+            self.ask(job);
+        }
+    }
+}
+
 fn watch(job: &JobHandle, signals: &AtomicUsize, quiet: bool, plan: &Plan) -> bool {
     let retain = plan.options.checkpoints.as_ref().is_some_and(|c| c.retain);
     let mut progress = Progress::new(quiet);
     let mut heard = 0;
     let mut end_by: Option<Instant> = None;
+    let mut halt = Halt::default();
     while !job.is_finished() {
         let now = signals.load(Ordering::SeqCst);
         if now > 0 && heard == 0 {
             progress.finish();
             if retain {
                 note("stopping at a checkpoint: the next run goes on from there (Ctrl-C again ends at once)");
-                job.halt();
+                halt.ask(job);
             } else {
                 note(
                     "stopping: sources end at the next boundary, what they have read is processed (Ctrl-C again ends at once)",
@@ -404,6 +434,7 @@ fn watch(job: &JobHandle, signals: &AtomicUsize, quiet: bool, plan: &Plan) -> bo
             return false;
         }
         heard = now;
+        halt.insist(job);
         if !quiet {
             progress.update(job);
         }

@@ -121,26 +121,28 @@ impl Checkpointer {
             let began = match self.commands.recv_deadline(due) {
                 Err(RecvTimeoutError::Timeout) => {
                     let began = Instant::now();
-                    match self.take(&Purpose::Checkpoint, false) {
-                        Ok(_) => failures = 0,
-                        Err(None) => {}
-                        Err(Some(fault)) => {
-                            failures += 1;
-                            self.failed(&fault, failures);
-                        }
+                    let mut failed = |fault| {
+                        failures += 1;
+                        self.failed(&fault, failures);
+                    };
+                    if self.take(&Purpose::Checkpoint, false, &mut failed).is_some() {
+                        failures = 0;
                     }
                     began
                 }
                 Ok(Command::Take { purpose, stop, reply }) => {
                     let began = Instant::now();
-                    let taken = self.take(&purpose, stop);
-                    if stop && taken.is_ok() {
+                    let mut answer = Some(reply);
+                    let mut failed = |fault| {
+                        tracing::warn!("what was asked for failed, the job goes on: {fault}");
+                        let _ = answer.take().map(|reply| reply.send(Err(fault)));
+                    };
+                    let taken = self.take(&purpose, stop, &mut failed);
+                    if stop && taken.is_some() {
                         self.shared.halt();
                     }
-                    if let Err(Some(fault)) = &taken {
-                        tracing::warn!("what was asked for failed, the job goes on: {fault}");
-                    }
-                    let _ = reply.send(taken.map_err(|fault| fault.unwrap_or_else(ended)));
+                    // Without an answer: the job has ended before.
+                    let _ = answer.zip(taken).map(|(reply, taken)| reply.send(Ok(taken)));
                     began
                 }
                 Ok(Command::End) | Err(RecvTimeoutError::Disconnected) => break,
@@ -148,9 +150,7 @@ impl Checkpointer {
             due = (began + interval).max(Instant::now() + pause);
         }
         // Nobody shall wait for an answer.
-        while let Ok(Command::Take { reply, .. }) = self.commands.try_recv() {
-            let _ = reply.send(Err(ended()));
-        }
+        while self.commands.try_recv().is_ok() {}
     }
 
     fn failed(&self, fault: &Fault, failures: u32) {
@@ -167,8 +167,30 @@ impl Checkpointer {
         }
     }
 
-    /// One checkpoint or savepoint from its barrier to its commit. `Err(None)`: the job ended before.
-    pub fn take(&self, purpose: &Purpose, stop: bool) -> Result<Taken, Option<Fault>> {
+    /// One checkpoint or savepoint from its barrier to its commit. None: it failed, and `failed` was told why, as soon as that was clear,
+    /// though a barrier can't be taken back and has to be waited for; or the job ended before.
+    pub fn take(&self, purpose: &Purpose, stop: bool, failed: &mut dyn FnMut(Fault)) -> Option<Taken> {
+        let mut is_told = false;
+        let mut failed = |fault: Fault| {
+            if !std::mem::replace(&mut is_told, true) {
+                let mut stats = self.shared.checkpoints().stats.lock().expect("no panic while held");
+                stats.failed += 1;
+                stats.last_failure = Some(fault.to_string());
+                drop(stats);
+                failed(fault);
+            }
+        };
+        match self.try_take(purpose, stop, &mut failed) {
+            Ok(taken) => Some(taken),
+            Err(fault) => {
+                fault.map(failed);
+                None
+            }
+        }
+    }
+
+    /// `Err(None)`: the job ended before. `late` is told of what does not come in time.
+    fn try_take(&self, purpose: &Purpose, stop: bool, late: &mut dyn FnMut(Fault)) -> Result<Taken, Option<Fault>> {
         let _turn = self.shared.turn();
         let began = Instant::now();
         let checkpoints = self.shared.checkpoints();
@@ -178,7 +200,7 @@ impl Checkpointer {
             None => self.shared.barriers.announce(id, form),
             Some(leader) => leader.announce(&self.shared, id, form).ok_or(None)?,
         }
-        let parts = self.wait(began);
+        let parts = self.wait(began, late);
         let aligned = began.elapsed();
         // What would come behind the end of the job would be thrown away: the processor has better things to do.
         let pauses = stop && parts.is_ok() && self.shared.leader().is_none();
@@ -187,14 +209,14 @@ impl Checkpointer {
         }
         let own = parts.and_then(|parts| self.store(parts, began).map_err(Some));
         // Whatever became of our own part: the next barrier may not begin before all others are done with this one.
-        let all = self.with_others(id, own)?;
+        let all = self.with_others(id, own, began, late)?;
         let result = all.and_then(|(parts, written)| Ok((self.publish(id, purpose, stop, parts)?, written)));
         if pauses && result.is_err() {
             self.shared.barriers.thaw();
         }
-        let mut stats = checkpoints.stats.lock().expect("no panic while held");
         match result {
             Ok((bytes, written)) => {
+                let mut stats = checkpoints.stats.lock().expect("no panic while held");
                 stats.completed += 1;
                 let took = began.elapsed();
                 stats.last = Some(LastCheckpoint { id, aligned, took, bytes, written });
@@ -205,16 +227,14 @@ impl Checkpointer {
                     // Something may be gone on which they rely.
                     leader.set_base(None);
                 }
-                stats.failed += 1;
-                stats.last_failure = Some(fault.to_string());
                 Err(Some(fault))
             }
         }
     }
 
     /// Waits for all parts. What is late is waited for nevertheless: a barrier can't be taken back.
-    fn wait(&self, began: Instant) -> Result<Vec<Part>, Option<Fault>> {
-        let timeout = Duration::from_millis(self.durability.options.timeout_ms);
+    fn wait(&self, began: Instant, late: &mut dyn FnMut(Fault)) -> Result<Vec<Part>, Option<Fault>> {
+        let timeout = self.timeout();
         match self.shared.barriers.wait(timeout) {
             Reached::All(parts) => Ok(parts),
             Reached::Ended => Err(None),
@@ -223,6 +243,7 @@ impl Checkpointer {
                 let message = format!("no snapshot after {} s", began.elapsed().as_secs());
                 let help = "something below it takes rows too slowly: see which node is busy, or raise `timeout`";
                 let fault = Fault::io(message).at(&name).on_worker(worker).with_help(help);
+                late(fault.clone());
                 loop {
                     match self.shared.barriers.wait(timeout) {
                         Reached::All(parts) => {
@@ -242,8 +263,12 @@ impl Checkpointer {
         self.keeper.store(&*self.durability.store, parts, || self.in_time(began))
     }
 
+    fn timeout(&self) -> Duration {
+        Duration::from_millis(self.durability.options.timeout_ms)
+    }
+
     fn in_time(&self, began: Instant) -> Result<(), Fault> {
-        if began.elapsed().as_millis() as u64 > self.durability.options.timeout_ms {
+        if began.elapsed() > self.timeout() {
             let fault = Fault::io(format!("not stored after {} s", began.elapsed().as_secs()));
             return Err(fault.with_help("raise `timeout`, or give the store more bandwidth"));
         }
@@ -256,10 +281,12 @@ impl Checkpointer {
         &self,
         id: u64,
         own: Result<(Vec<PartManifest>, u64), Option<Fault>>,
+        began: Instant,
+        late: &mut dyn FnMut(Fault),
     ) -> Result<Result<(Vec<PartManifest>, u64), Fault>, Option<Fault>> {
         let others = match self.shared.leader() {
             None => Ok((Vec::new(), 0)),
-            Some(leader) => leader.stored(&self.shared, id).ok_or(None)?,
+            Some(leader) => leader.stored(&self.shared, id, began + self.timeout(), late).ok_or(None)?,
         };
         let (mut parts, written) = match own {
             Ok(own) => own,
@@ -375,5 +402,6 @@ fn bytes_of(part: &PartManifest) -> u64 {
 }
 
 pub(crate) fn ended() -> Fault {
-    Fault::config("the job has ended before")
+    let help = "if the job goes on, after a restart or with other workers, ask again";
+    Fault::config("this run of the job has ended before").with_help(help)
 }

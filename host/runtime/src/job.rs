@@ -17,7 +17,7 @@ use tidemill_model::{Fault, Plan, panics};
 use crate::barrier::{Barriers, PartId};
 use crate::checkpoint::{Checkpointer, Checkpoints, Command, Durability, Phase};
 use crate::cluster::{Follower, Leader, Mesh, Order, Report, Start, Team};
-use crate::job_control::JobControl;
+use crate::job_control::{Halting, JobControl};
 use crate::keeper::Keeper;
 use crate::metrics::JobMetrics;
 use crate::restore::{self, DEAD_LETTER, StartFrom};
@@ -479,8 +479,8 @@ impl JobHandle {
     }
 
     /// Asks for a checkpoint at which the job ends; does not wait.
-    pub fn halt(&self) {
-        self.control().halt();
+    pub fn halt(&self) -> Halting {
+        self.control().halt()
     }
 
     pub fn elapsed(&self) -> Duration {

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use crossbeam_channel::bounded;
+use crossbeam_channel::{Receiver, bounded};
 use tidemill_model::checkpoint::Purpose;
 use tidemill_model::plan::{JobOptions, TickMode};
 use tidemill_model::{Fault, limits};
 
-use crate::checkpoint::{CheckpointStats, Command, Taken};
+use crate::checkpoint::{CheckpointStats, Command, Taken, ended};
 use crate::cluster::Order;
 use crate::job::Shared;
 use crate::metrics::JobMetrics;
@@ -52,18 +52,18 @@ impl JobControl {
             let help = "give the pipeline `checkpoints:` with a `store`";
             return Err(Fault::config("the job takes no checkpoints").with_help(help));
         };
-        let over = || Fault::config("the job has ended");
         let (reply, answer) = bounded(1);
-        checkpoints.commands.send(Command::Take { purpose, stop, reply }).map_err(|_| over())?;
-        answer.recv().map_err(|_| over())?
+        checkpoints.commands.send(Command::Take { purpose, stop, reply }).map_err(|_| ended())?;
+        answer.recv().map_err(|_| ended())?
     }
 
     /// Asks for a checkpoint at which the job ends; does not wait.
-    pub fn halt(&self) {
+    pub fn halt(&self) -> Halting {
+        let (reply, answer) = bounded(1);
         if let Some(checkpoints) = &self.0.checkpoints {
-            let (reply, _) = bounded(1);
             let _ = checkpoints.commands.send(Command::Take { purpose: Purpose::Checkpoint, stop: true, reply });
         }
+        Halting(answer)
     }
 
     /// Asks all sources to end at the next boundary. What they have read is processed, timers and
@@ -86,5 +86,15 @@ impl JobControl {
     /// It has failed, or ended at a checkpoint: its input was not processed to an end.
     pub fn is_cut_short(&self) -> bool {
         self.0.is_aborted()
+    }
+}
+
+/// A job that was asked to end at a checkpoint.
+pub struct Halting(Receiver<Result<Taken, Fault>>);
+
+impl Halting {
+    /// Why the checkpoint failed, so that the job goes on: whoever still wants it to end asks again. Said once.
+    pub fn failure(&self) -> Option<Fault> {
+        self.0.try_recv().ok()?.err()
     }
 }

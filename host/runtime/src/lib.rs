@@ -28,7 +28,7 @@ mod worker;
 
 pub use checkpoint::{CheckpointStats, Durability, LastCheckpoint, Phase, Taken};
 pub use job::{Ending, JobHandle, JobSummary, PhaseHook, StartOptions, start, start_with};
-pub use job_control::JobControl;
+pub use job_control::{Halting, JobControl};
 pub use metrics::{JobMetrics, NodeMetrics};
 pub use restore::{DEAD_LETTER, StartFrom};
 pub use shadow::ShadowReport;

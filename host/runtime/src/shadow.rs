@@ -85,7 +85,8 @@ impl Shadow {
             let (waiting_bytes, fell_behind) = (Arc::<AtomicUsize>::default(), Arc::<AtomicBool>::default());
             let side = Side {
                 factory: factory.clone(),
-                place,
+                // It is told where the clocks stand.
+                place: OperatorContext { processing_ms: Now::START.processing_ms, ..place },
                 dropped: dropped.to_vec(),
                 received,
                 waiting_bytes: waiting_bytes.clone(),

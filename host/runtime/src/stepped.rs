@@ -55,7 +55,9 @@ impl Stepped {
     /// Stores what all parts held at one boundary, publishes it, and commits.
     pub fn checkpoint(&self, purpose: &Purpose, stop: bool, parts: Vec<Part>) -> Result<Taken, Fault> {
         self.hand_over(parts);
-        self.checkpointer.take(purpose, stop).map_err(|fault| fault.unwrap_or_else(ended))
+        let mut why = None;
+        let taken = self.checkpointer.take(purpose, stop, &mut |fault| why = Some(fault));
+        taken.ok_or_else(|| why.unwrap_or_else(ended))
     }
 
     /// All input was read, and sinks have prepared the rest.

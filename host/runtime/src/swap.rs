@@ -11,8 +11,10 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use tidemill_model::Fault;
 use tidemill_model::operator::OpenedLogic;
-use tidemill_model::{Fault, FaultKind};
+
+use crate::checkpoint::ended;
 
 /// A worker that has no rows for the new logic does not hold up the others for longer.
 const TRIAL: Duration = Duration::from_millis(15);
@@ -136,7 +138,7 @@ impl Swap {
                 return Err(fault);
             }
             if is_over() {
-                return Err(Fault::config("the job has ended before"));
+                return Err(ended());
             }
             let untaken = state.stages.iter().position(|&stage| stage == Stage::Before);
             let tried = state.stages.iter().filter(|&&stage| stage == Stage::Tried).count();
@@ -172,7 +174,7 @@ impl Swap {
         let open = |stage: &Stage| matches!(stage, Stage::Trying | Stage::Tried);
         while state.stages.iter().any(open) {
             if is_over() {
-                return Err(Fault::new(FaultKind::Config, "the job has ended before"));
+                return Err(ended());
             }
             state = self.changed.wait_timeout(state, Duration::from_millis(1)).expect("no panic while held").0;
         }

@@ -89,7 +89,8 @@ pub(crate) fn with_components(plan: &Plan, components: &[NewComponent], load: &L
 
 impl Shared {
     pub fn place(&self, node: usize, worker: usize) -> OperatorContext {
-        OperatorContext { node: self.plan.nodes[node].name.clone(), worker, workers: self.workers }
+        let (node, processing_ms) = (self.plan.nodes[node].name.clone(), self.processing_ms());
+        OperatorContext { node, worker, workers: self.workers, processing_ms }
     }
 
     /// The node whose logic is being replaced.

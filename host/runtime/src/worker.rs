@@ -125,7 +125,8 @@ fn build_operator(shared: &Shared, place: &OperatorContext, factory: &dyn Operat
     let mut operator = factory.build(place)?;
     let from = shared.from.as_ref().map(|from| from.operator(&place.node, place.worker, place.workers));
     let from = from.transpose()?.flatten();
-    let now = from.as_ref().map_or(Now::START, |from| from.now());
+    let before = from.as_ref().map_or(Now::START, |from| from.now());
+    let now = Now { processing_ms: before.processing_ms.max(place.processing_ms), ..before };
     if let Some(from) = &from {
         shared.reach(Phase::Restore);
         operator.restore(from)?;

@@ -75,6 +75,11 @@ impl WasmHost {
 
     /// Reads, compiles (or takes from the cache) and describes the component in a file.
     pub fn load(self: &Arc<Self>, path: &Path) -> Result<Arc<Component>, Fault> {
+        self.load_bytes(&path.display().to_string(), &self.read(path)?)
+    }
+
+    /// The bytes of a component file, if it is one and not too large.
+    pub fn read(&self, path: &Path) -> Result<Vec<u8>, Fault> {
         let name = path.display().to_string();
         let io = |error: std::io::Error| Fault::io(format!("component `{name}` can't be read: {error}"));
         let about = std::fs::metadata(path).map_err(io)?;
@@ -82,7 +87,7 @@ impl WasmHost {
             return Err(Fault::io(format!("component `{name}` is not a file")));
         }
         admit::check_size(about.len(), &self.limits).map_err(|fault| of_component(&name, fault))?;
-        self.load_bytes(&name, &std::fs::read(path).map_err(io)?)
+        std::fs::read(path).map_err(io)
     }
 
     /// The same with the component at hand; `name` is for messages.

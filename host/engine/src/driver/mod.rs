@@ -121,7 +121,7 @@ impl Driver {
         for (id, node) in plan.nodes.iter().enumerate() {
             let (mut own_sources, mut own_instances) = (Vec::new(), Vec::new());
             for worker in 0..workers {
-                let context = OperatorContext { node: node.name.clone(), worker, workers };
+                let context = OperatorContext { node: node.name.clone(), worker, workers, processing_ms: 0 };
                 let at = |fault: Fault| fault.at(&node.name).on_worker(worker);
                 let work = match &node.kind {
                     NodeKind::Source { event_time, on_error, .. } => {

@@ -87,7 +87,12 @@ impl Driver {
             return Ok(false);
         }
         for (worker, instance) in self.instances[id].iter_mut().enumerate() {
-            let place = OperatorContext { node: node.to_owned(), worker, workers: self.workers };
+            let place = OperatorContext {
+                node: node.to_owned(),
+                worker,
+                workers: self.workers,
+                processing_ms: instance.processing_ms,
+            };
             if let Work::Operator(operator, _) = &mut instance.work {
                 operator.swap(successor.open(&place)?)?;
             }

@@ -239,7 +239,7 @@ impl OperatorFactory for Factory {
         let at = |fault: Fault| fault.at(&context.node).on_worker(context.worker);
         let (common, logic) = self.open(context)?;
         if self.descriptor.kind != LogicKind::Keyed {
-            return Ok(Box::new(stateless::Stateless::new(common, logic)));
+            return Ok(Box::new(stateless::Stateless::new(common, logic, context.start())));
         }
         let shared = self.open_shared(context).map_err(at)?;
         let place = StateContext {
@@ -257,7 +257,8 @@ impl OperatorFactory for Factory {
         };
         let encoders = self.spec.inputs.iter().zip(&self.inputs).map(encoder).collect::<Result<Vec<_>, _>>()?;
         let key_schema = self.key_schema.clone().unwrap_or_else(|| Arc::new(Schema::empty()));
-        let keyed = keyed::Keyed::new(common, logic, state, shared, encoders, key_schema).map_err(at)?;
+        let keyed =
+            keyed::Keyed::new(common, logic, state, shared, encoders, key_schema, context.start()).map_err(at)?;
         Ok(Box::new(keyed))
     }
 

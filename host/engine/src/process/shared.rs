@@ -62,7 +62,7 @@ impl Shared {
             false => keyed.next().map(Place::OfKeys),
         };
         let places = descriptor.states.iter().filter_map(place).collect();
-        let OperatorContext { node, worker, workers } = context;
+        let OperatorContext { node, worker, workers, .. } = context;
         let (worker, workers) = (*worker, *workers);
         let mut backend = factory.open(&StateContext { node, worker, workers, states: &states })?;
         let mut slots = Vec::new();
@@ -373,7 +373,7 @@ mod tests {
         };
         let states =
             vec![list("own", StateScope::Split), list("of_keys", StateScope::Key), list("all", StateScope::Broadcast)];
-        let place = OperatorContext { node: "op".into(), worker: 0, workers: 1 };
+        let place = OperatorContext { node: "op".into(), worker: 0, workers: 1, processing_ms: 0 };
         let mut shared = Shared::open(&descriptor(states), &HeapFactory, &place).unwrap().unwrap();
         let context = StateContext { node: "op", worker: 0, workers: 1, states: &shared.of_keys };
         let mut backend = tidemill_model::state::StateBackendFactory::open(&HeapFactory, &context).unwrap();

@@ -26,8 +26,8 @@ pub(super) struct Stateless {
 }
 
 impl Stateless {
-    pub fn new(common: Common, logic: Box<dyn Logic>) -> Self {
-        Self { common, logic, now: Now::START, work: None, amplification: Amplification::default(), before: None }
+    pub fn new(common: Common, logic: Box<dyn Logic>, now: Now) -> Self {
+        Self { common, logic, now, work: None, amplification: Amplification::default(), before: None }
     }
 
     /// Calls the logic on the rest of the batch, piece by piece, until a batch's worth has come out.

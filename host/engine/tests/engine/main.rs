@@ -1,5 +1,6 @@
 //! The engine's operators on the deterministic driver.
 
+mod clock;
 mod driver;
 mod expr;
 mod logic;

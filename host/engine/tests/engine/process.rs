@@ -367,7 +367,7 @@ fn changes_do_not_reach_logic_that_takes_inserts_only() {
         fn dead(&mut self, _row: tidemill_model::DeadRow) {}
         fn count(&mut self, _counter: &'static str, _n: u64) {}
     }
-    let context = OperatorContext { node: "op".into(), worker: 0, workers: 1 };
+    let context = OperatorContext { node: "op".into(), worker: 0, workers: 1, processing_ms: 0 };
     for changes in [false, true] {
         let mut logic = counter(&kv());
         logic.descriptor.changes = changes;

@@ -36,7 +36,7 @@ fn factory_on(state: Arc<dyn StateBackendFactory>, logic: Native, input: &Schema
 }
 
 pub fn place() -> OperatorContext {
-    OperatorContext { node: "op".into(), worker: 0, workers: 1 }
+    OperatorContext { node: "op".into(), worker: 0, workers: 1, processing_ms: 0 }
 }
 
 fn input() -> SchemaRef {

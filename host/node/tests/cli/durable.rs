@@ -184,6 +184,69 @@ fn a_job_is_rescaled_while_it_runs() {
 }
 
 #[test]
+fn of_requests_that_end_a_run_one_is_done_at_a_time() {
+    let folder = Folder::with(&[("pipeline.yaml", &numbers("", "interval: 50ms"))]);
+    let ended = interrupted(&folder, 1, |folder, _| {
+        for _ in 0..3 {
+            let all = folder.run(
+                "export XDG_RUNTIME_DIR=$PWD; for n in 1 2 3 4; do (tidemill rescale numbers -w $n 2>&1) & done; wait",
+            );
+            let outcomes =
+                ["runs with ", "error: the job is being rescaled already", "error: the job is being started"];
+            for line in all.stdout.lines().filter(|line| !line.starts_with("  ")) {
+                assert!(outcomes.iter().any(|outcome| line.starts_with(outcome)), "{all:?}");
+            }
+            assert!(all.stdout.contains("runs with "), "{all:?}");
+        }
+        let status = folder.run(&run("status numbers --json"));
+        well(&status);
+        let runs = status.stdout.split("\"runs\":").nth(1).and_then(|rest| rest.split(',').next()?.parse::<u32>().ok());
+        assert!(runs.is_some_and(|runs| runs >= 4), "{status:?}");
+        well(&folder.run(&run("stop numbers")));
+    });
+    well(&ended);
+    let ids = ids(&folder);
+    assert_eq!(ids, (1..=ids.len() as u64).collect::<Vec<_>>(), "each number once");
+}
+
+#[test]
+fn a_signal_is_not_forgotten_when_its_checkpoint_fails() {
+    let pipeline = numbers("", "interval: 50ms, tolerated_failures: 1000000");
+    let folder = Folder::with(&[("pipeline.yaml", &pipeline)]);
+    let ended = interrupted(&folder, 1, |folder, job| {
+        let objects = folder.path().join("store/numbers/objects");
+        let aside = folder.path().join("aside");
+        std::fs::rename(&objects, &aside).unwrap();
+        std::fs::write(&objects, "in the way").unwrap();
+        job.signal("TERM");
+        job.note_of("not stopped, since the checkpoint failed; it is tried again: ");
+        std::fs::remove_file(&objects).unwrap();
+        std::fs::rename(&aside, &objects).unwrap();
+    });
+    well(&ended);
+    assert!(ended.stderr.contains("stopped at a checkpoint"), "{ended:?}");
+    let ids = ids(&folder);
+    assert_eq!(ids, (1..=ids.len() as u64).collect::<Vec<_>>(), "each number once");
+}
+
+#[test]
+fn a_sink_that_takes_no_rows_makes_checkpoints_fail() {
+    let pipeline = "name: numbers
+checkpoints: { store: store, interval: 50ms, timeout: 200ms }
+restart: { strategy: none }
+sources: { rows: { datagen: { rate: 20000, columns: { n: { sequence: {} }, text: { random: { length: 200 } } } } } }
+sinks: { out: { input: rows, stdout: } }
+";
+    let folder = Folder::with(&[("pipeline.yaml", pipeline)]);
+    // The shell holds the pipe open, and reads nothing.
+    let ended =
+        folder.run("export XDG_RUNTIME_DIR=$PWD; mkfifo pipe; exec 3<>pipe; tidemill run pipeline.yaml -q >pipe");
+    assert_eq!(ended.code(), 1, "{ended:?}");
+    assert!(ended.stderr.contains("out (worker "), "{ended:?}");
+    assert!(ended.stderr.contains("a checkpoint failed: no snapshot after 0 s"), "{ended:?}");
+}
+
+#[test]
 fn a_job_that_fails_is_started_again_as_often_as_its_strategy_says() {
     let pipeline = format!(
         "checkpoints: {{ store: store, interval: 20ms }}

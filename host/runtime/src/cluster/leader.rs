@@ -8,7 +8,7 @@ use std::io::BufReader;
 use std::net::Shutdown;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use tidemill_model::Fault;
@@ -19,6 +19,7 @@ use super::gate::{Gate, Member};
 use super::messages::{self, Order, Report, UpgradeStep};
 use super::wire::Wire;
 use crate::barrier::Barrier;
+use crate::checkpoint::ended;
 use crate::job::Shared;
 use crate::upgrade::NewComponent;
 
@@ -251,12 +252,34 @@ impl Leader {
 
     /// Waits until all others have answered; what they said. None: the job has failed or was ended.
     fn answers<T: Clone>(&self, shared: &Shared, of: impl Fn(&Heard) -> &BTreeMap<usize, T>) -> Option<Vec<T>> {
+        self.answers_by(shared, of, None)
+    }
+
+    /// The same. Who has not answered in time is waited for nevertheless, but told of.
+    fn answers_by<T: Clone>(
+        &self,
+        shared: &Shared,
+        of: impl Fn(&Heard) -> &BTreeMap<usize, T>,
+        mut late: Option<(Instant, &mut dyn FnMut())>,
+    ) -> Option<Vec<T>> {
         let mut heard = self.lock();
         while of(&heard).len() < self.team.members.len() {
             if shared.is_aborted() {
                 return None;
             }
-            heard = self.changed.wait(heard).expect("no panic while held");
+            let left = late.as_ref().map(|(by, _)| by.saturating_duration_since(Instant::now()));
+            heard = match left {
+                None => self.changed.wait(heard).expect("no panic while held"),
+                Some(left) if !left.is_zero() => self.changed.wait_timeout(heard, left).expect("no panic while held").0,
+                Some(_) => {
+                    // Whoever is told may want to fail the job, which looks in here.
+                    drop(heard);
+                    if let Some((_, tell)) = late.take() {
+                        tell();
+                    }
+                    self.lock()
+                }
+            };
         }
         Some(of(&heard).values().cloned().collect())
     }
@@ -284,11 +307,22 @@ impl Leader {
     }
 
     /// What all others have stored, with what their sinks have prepared, and the bytes written. None: the job has failed
-    /// or was ended.
+    /// or was ended. `late` is told if they have not by then.
     #[allow(clippy::type_complexity)]
-    pub fn stored(&self, shared: &Shared, number: u64) -> Option<Result<(Vec<PartManifest>, u64), Fault>> {
+    pub fn stored(
+        &self,
+        shared: &Shared,
+        number: u64,
+        by: Instant,
+        late: &mut dyn FnMut(Fault),
+    ) -> Option<Result<(Vec<PartManifest>, u64), Fault>> {
         debug_assert_eq!(self.lock().number, number, "one barrier at a time");
-        let all = self.answers(shared, |heard| &heard.stored)?;
+        let mut tell = || {
+            let help =
+                "something there takes rows too slowly, or the store does: see which node is busy, or raise `timeout`";
+            late(Fault::io("another process has stored no snapshot in time").with_help(help));
+        };
+        let all = self.answers_by(shared, |heard| &heard.stored, Some((by, &mut tell)))?;
         let all: Result<Vec<(Vec<PartManifest>, u64)>, Fault> = all.into_iter().collect();
         Some(all.map(|all| {
             let written = all.iter().map(|(_, written)| written).sum();
@@ -336,7 +370,7 @@ impl Leader {
         let mut heard = self.lock();
         while heard.upgrade.values().filter(|(at, _)| *at == step).count() < self.team.members.len() {
             if shared.is_aborted() {
-                return Err(Fault::config("the job has ended before"));
+                return Err(ended());
             }
             heard = self.changed.wait(heard).expect("no panic while held");
         }

@@ -32,6 +32,8 @@ impl Faults {
             Some(message) => message.to_owned(),
             None => with_causes(&error),
         };
+        // Which of its many sources was asked last says nothing.
+        let text = if text.contains("credential provider") { "there are no credentials".to_owned() } else { text };
         self.coded(action, name, &code, &text)
     }
 

@@ -315,7 +315,8 @@ impl RemoteFolder for Bucket {
     fn uploads(&self) -> Result<Vec<(String, String)>, Fault> {
         let (mut found, mut after) = (Vec::new(), None::<(String, String)>);
         loop {
-            let mut request = self.client.list_multipart_uploads().bucket(&self.bucket).prefix(&self.prefix);
+            // Of the whole bucket: to MinIO a prefix is the whole name, and what was left behind would never be found.
+            let mut request = self.client.list_multipart_uploads().bucket(&self.bucket);
             if let Some((key, id)) = &after {
                 request = request.key_marker(key).upload_id_marker(id);
             }

@@ -102,6 +102,7 @@ fn what_a_server_has_lost_of_an_upload_is_sent_again() {
 fn an_upload_shows_nothing_until_it_is_completed() {
     let server = S3Server::start();
     let bucket = Bucket::open("uploads", "folder", &server.options()).unwrap();
+    let elsewhere = Bucket::open("uploads", "other", &server.options()).unwrap();
     bucket.create_bucket().unwrap();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("file");
@@ -110,9 +111,8 @@ fn an_upload_shows_nothing_until_it_is_completed() {
         std::fs::write(&path, vec![7; bytes]).unwrap();
         let upload = bucket.upload(name, &path).unwrap();
         assert_eq!(bucket.size(name).unwrap(), None, "{name} is not visible");
-        // MinIO lists uploads of one object only, and ends old ones itself.
-        let listed = bucket.uploads().unwrap();
-        assert!(listed.iter().all(|found| *found == (name.to_owned(), upload.id.clone())), "{listed:?}");
+        assert_eq!(bucket.uploads().unwrap(), [(name.to_owned(), upload.id.clone())]);
+        assert_eq!(elsewhere.uploads().unwrap(), [], "only those of the folder");
         let again = serde_json::from_str(&serde_json::to_string(&upload).unwrap()).unwrap();
         assert_eq!(bucket.complete(&again, None).unwrap(), Completed::Now);
         assert_eq!(bucket.complete(&upload, None).unwrap(), Completed::Before, "it can be repeated");
@@ -121,6 +121,7 @@ fn an_upload_shows_nothing_until_it_is_completed() {
         assert_eq!(bucket.complete(&upload, None).unwrap(), Completed::Gone);
     }
     let upload = bucket.upload("given-up", &path).unwrap();
+    assert_eq!(bucket.uploads().unwrap(), [("given-up".to_owned(), upload.id.clone())]);
     for _ in 0..2 {
         bucket.abandon("given-up", &upload.id).unwrap();
     }

@@ -66,11 +66,13 @@ impl Keyed {
     pub fn new(
         common: Common,
         logic: Box<dyn Logic>,
-        state: Box<dyn StateBackend>,
+        mut state: Box<dyn StateBackend>,
         shared: Option<Box<Shared>>,
         encoders: Vec<Option<KeyEncoder>>,
         key_schema: SchemaRef,
+        now: Now,
     ) -> Result<Self, Fault> {
+        state.set_now(now.processing_ms)?;
         let entry_keys = EntryKeys::new(of_keys(&common, &shared))?;
         Ok(Self {
             common,
@@ -81,7 +83,7 @@ impl Keyed {
             key_schema,
             entry_keys,
             timers: Timers::default(),
-            now: Now::START,
+            now,
             work: None,
             firing: false,
             advanced: false,
@@ -364,9 +366,11 @@ impl Operator for Keyed {
             restored.map_err(|fault| fault.at(&self.common.rejects.node))?;
         }
         stored::restore(&mut self.timers, self.state.as_mut(), from)?;
-        // Lateness goes on from there; a timer of the wall clock that is in the past fires at the next tick.
-        self.now = from.now();
-        Ok(())
+        // Lateness goes on from there. The wall clock has gone on meanwhile: what has expired is not seen even by the first row, and a
+        // timer that is in the past fires at the next tick.
+        let before = from.now();
+        self.now = Now { processing_ms: before.processing_ms.max(self.now.processing_ms), ..before };
+        self.state.set_now(self.now.processing_ms)
     }
 
     fn held(&self) -> u64 {
