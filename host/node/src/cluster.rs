@@ -5,7 +5,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitCode, Stdio};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use tidemill_model::{Fault, Plan};
 use tidemill_runtime::cluster::{Gate, GateOptions, Identity, Team, TlsFiles, random_secret};
 
-use crate::terminal::note;
+use crate::terminal::{leave, note};
 
 /// How long a child may take to end when nobody needs it any more.
 const CHILD_END: Duration = Duration::from_secs(3);
@@ -302,7 +302,7 @@ pub fn secret_from_parent() -> std::io::Result<Vec<u8>> {
 pub fn end_with_parent() -> std::io::Result<()> {
     let wait = || {
         let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
-        std::process::exit(0);
+        leave(ExitCode::SUCCESS);
     };
     std::thread::Builder::new().name("tidemill-parent".into()).spawn(wait).map(drop)
 }

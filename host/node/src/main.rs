@@ -4,7 +4,7 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use tidemill::terminal::{EXIT_CLOSED, note};
+use tidemill::terminal::{EXIT_CLOSED, leave, note};
 use tidemill::{build_cmd, check, inspect, jobs, new, run, upgrade, worker};
 
 #[global_allocator]
@@ -45,7 +45,7 @@ enum Command {
     Upgrade(upgrade::Args),
 }
 
-fn main() -> ExitCode {
+fn main() {
     log_to_stderr();
     let print = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
@@ -66,13 +66,14 @@ fn main() -> ExitCode {
         Command::Rescale(args) => jobs::rescale(&args).map(|()| ExitCode::SUCCESS),
         Command::Upgrade(args) => upgrade::run(&args),
     };
-    outcome.unwrap_or_else(|error| {
+    let code = outcome.unwrap_or_else(|error| {
         if is_closed_pipe(&error) {
             return ExitCode::from(EXIT_CLOSED);
         }
         note(format_args!("error: {error:#}"));
         ExitCode::FAILURE
-    })
+    });
+    leave(code)
 }
 
 /// Nobody reads the output any more: the end, but nobody's mistake.

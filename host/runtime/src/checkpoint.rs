@@ -19,7 +19,7 @@ use tidemill_model::{Fault, FaultKind};
 
 use crate::barrier::{Part, Reached};
 use crate::job::Shared;
-use crate::keeper::Keeper;
+use crate::keeper::{Keeper, Urgency};
 
 /// Where and when.
 #[derive(Clone)]
@@ -207,7 +207,8 @@ impl Checkpointer {
         if pauses {
             self.shared.barriers.freeze();
         }
-        let own = parts.and_then(|parts| self.store(parts, began).map_err(Some));
+        let urgency = if stop { Urgency::Stop } else { Urgency::Behind };
+        let own = parts.and_then(|parts| self.store(parts, urgency, began).map_err(Some));
         // Whatever became of our own part: the next barrier may not begin before all others are done with this one.
         let all = self.with_others(id, own, began, late)?;
         let result = all.and_then(|(parts, written)| Ok((self.publish(id, purpose, stop, parts)?, written)));
@@ -259,8 +260,8 @@ impl Checkpointer {
     }
 
     /// What this process holds, and the bytes written.
-    fn store(&self, parts: Vec<Part>, began: Instant) -> Result<(Vec<PartManifest>, u64), Fault> {
-        self.keeper.store(&*self.durability.store, parts, || self.in_time(began))
+    fn store(&self, parts: Vec<Part>, urgency: Urgency, began: Instant) -> Result<(Vec<PartManifest>, u64), Fault> {
+        self.keeper.store(&*self.durability.store, parts, urgency, || self.in_time(began))
     }
 
     fn timeout(&self) -> Duration {

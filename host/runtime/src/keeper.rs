@@ -20,6 +20,15 @@ use crate::restore::DEAD_LETTER;
 /// Committables by node and worker.
 pub(crate) type Prepared = BTreeMap<(usize, usize), Vec<Vec<u8>>>;
 
+/// Who waits for a checkpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Urgency {
+    /// Nobody: the job goes on, and comes first.
+    Behind,
+    /// The job does: it ends there.
+    Stop,
+}
+
 pub(crate) struct Keeper {
     pub shared: Arc<Shared>,
     prepared: Mutex<Prepared>,
@@ -63,6 +72,7 @@ impl Keeper {
         &self,
         store: &dyn CheckpointStore,
         parts: Vec<Part>,
+        urgency: Urgency,
         in_time: impl Fn() -> Result<(), Fault> + Sync,
     ) -> Result<(Vec<PartManifest>, u64), Fault> {
         let (states, others): (Vec<Part>, Vec<Part>) =
@@ -77,7 +87,7 @@ impl Keeper {
         // Before anything can fail.
         self.remember(others);
         let mut written = 0;
-        for (manifest, bytes) in self.store_states(store, states, &in_time)? {
+        for (manifest, bytes) in self.store_states(store, states, urgency, &in_time)? {
             written += bytes;
             stored.push(manifest);
         }
@@ -89,6 +99,7 @@ impl Keeper {
         &self,
         store: &dyn CheckpointStore,
         states: Vec<Part>,
+        urgency: Urgency,
         in_time: &(impl Fn() -> Result<(), Fault> + Sync),
     ) -> Result<Vec<(PartManifest, u64)>, Fault> {
         let count = states.len();
@@ -110,7 +121,9 @@ impl Keeper {
         std::thread::scope(|scope| {
             let upload = || Builder::new().name("tidemill-upload".into());
             let behind = || {
-                priority::lower();
+                if urgency == Urgency::Behind {
+                    priority::lower();
+                }
                 work();
             };
             // A thread that can't be had is done without.

@@ -23,7 +23,7 @@ use super::messages::{self, Component, Order, Report, Start, UpgradeStep};
 use super::wire::Wire;
 use crate::barrier::{Barrier, Barriers, Reached};
 use crate::job::{PhaseHook, Setup, Shared, parts};
-use crate::keeper::Keeper;
+use crate::keeper::{Keeper, Urgency};
 use crate::restore::{self, StartFrom};
 use crate::upgrade::{Loader, NewComponent, Opened, with_components};
 
@@ -463,7 +463,7 @@ impl Follower {
         base: Option<u64>,
         parts: Vec<crate::barrier::Part>,
     ) -> Report {
-        let stored = self.rely(store, base).and_then(|store| keeper.store(store, parts, || Ok(())));
+        let stored = self.rely(store, base).and_then(|store| keeper.store(store, parts, Urgency::Behind, || Ok(())));
         let prepared = keeper.prepared();
         match stored {
             Ok((parts, written)) => {
