@@ -102,21 +102,24 @@ fn take_part(loaded: &Loaded, args: &Args, gate: &Gate, leader: &str, own: &str,
             note(line);
         }
     };
-    let (mut pause, mut halted, mut told) = (AGAIN_MIN, false, false);
+    // What it waits for is said once.
+    let (mut pause, mut halted, mut told) = (AGAIN_MIN, false, None);
     loop {
         match follow(&options) {
             Ok(Followed::Finished) => return ExitCode::SUCCESS,
-            Ok(Followed::Halted) => (halted, told, pause) = (true, false, AGAIN_MIN),
+            Ok(Followed::Halted) => (halted, told, pause) = (true, None, AGAIN_MIN),
             Ok(Followed::Failed(fault)) => {
                 say(format!("error: {fault}\nwaiting for the job to start again"));
-                (halted, told, pause) = (false, false, AGAIN_MIN);
+                (halted, told, pause) = (false, None, AGAIN_MIN);
             }
             Err(refused) if !refused.again => return failed(&refused.fault),
             // The job was stopped, and nobody starts it again.
             Err(_) if halted && pause == AGAIN_MAX => return ExitCode::SUCCESS,
             Err(refused) => {
-                if !std::mem::replace(&mut told, true) {
-                    say(format!("waiting for the leader: {}", refused.fault.message));
+                let why = refused.fault.to_string();
+                if told.as_ref() != Some(&why) {
+                    say(format!("waiting for the leader: {why}"));
+                    told = Some(why);
                 }
             }
         }

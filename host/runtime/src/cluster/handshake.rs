@@ -110,6 +110,9 @@ impl Refused {
         // What makes no sense now will make none later.
         match error.kind() {
             std::io::ErrorKind::InvalidData => Self::finally(fault.with_help(STRANGE)),
+            std::io::ErrorKind::ConnectionReset | std::io::ErrorKind::UnexpectedEof => {
+                Self::for_now(fault.with_help("it has ended, or only one of the two uses TLS: see what it says itself"))
+            }
             _ => Self::for_now(fault),
         }
     }
