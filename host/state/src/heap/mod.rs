@@ -290,6 +290,10 @@ impl StateBackend for Heap {
     }
 
     fn restore(&mut self, from: &dyn Restore) -> Result<(), Fault> {
+        // It writes none: what is in files would be missing without a word.
+        if let Some((name, _)) = from.files()?.iter().flat_map(|set| &set.files).next() {
+            return Err(tables::foreign(&format!("a checkpoint has a file `{name}`"), "heap"));
+        }
         let states = self.states.clone();
         let rows = states.iter().map(|state| from.rows(&table_name(state))).max().unwrap_or(0);
         // Some more, since groups are not all alike; and not more than memory for a promise.
