@@ -6,6 +6,7 @@ mod changes;
 mod entries;
 mod lives;
 mod snapshots;
+mod sweeps;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -55,6 +56,7 @@ pub fn conformance(factory: &dyn StateBackendFactory) {
     snapshots::snapshots(factory);
     changes::changes(factory);
     lives::lives(factory);
+    sweeps::sweeps(factory);
     entries::entries(factory);
     for seed in 0..20 {
         check_steps(factory, &random_steps(seed));

@@ -5,6 +5,7 @@
 mod clock;
 pub mod conformance;
 mod heap;
+mod pace;
 #[cfg(feature = "rocksdb")]
 mod rocksdb;
 mod tables;

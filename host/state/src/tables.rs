@@ -31,6 +31,12 @@ pub(crate) fn wrong_kind(state: &StateDescriptor) -> Fault {
     Fault::internal(format!("state `{}` is a {}, and was used as something else", state.name, state.type_text()))
 }
 
+/// A checkpoint has something that another backend understands.
+pub(crate) fn foreign(what: &str, backend: &str) -> Fault {
+    Fault::config(format!("{what}, which the state backend `{backend}` did not write"))
+        .with_help("restore with the backend that wrote the checkpoint, or from a savepoint")
+}
+
 /// Stores what the tables of `states` hold for this worker.
 pub(crate) fn restore(
     backend: &mut dyn Restorable,

@@ -7,13 +7,13 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, AsArray, BinaryArray, BooleanArray, Int64Array, RecordBatch, StringArray};
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::{DataType, Int64Type, SchemaRef};
-use tidemill_model::Fault;
 use tidemill_model::component::StateDescriptor;
 use tidemill_model::key::{groups_of, hash_key, hash_rows, key_group, worker_of};
 use tidemill_model::limits::KEY_GROUPS;
 use tidemill_model::snapshot::{CHUNK_ROWS_MAX, Chunks, FileSet, Form, NativeFile, Restore, Snapshot, key_groups};
 use tidemill_model::state::{StateBackend, StateBackendFactory, StateContext, table_name, table_schema};
 use tidemill_model::time::Now;
+use tidemill_model::{Fault, FaultKind};
 
 use super::{Key, columns_of_every_type, descriptor, encode, resolve};
 
@@ -30,6 +30,7 @@ pub(super) fn snapshots(factory: &dyn StateBackendFactory) {
     }
     large_tables_come_in_chunks(factory);
     a_table_is_taken_by_its_state_only(factory);
+    files_of_another_backend_are_refused(factory);
 }
 
 /// What one worker has written, read to its end.
@@ -350,4 +351,15 @@ fn a_table_is_taken_by_its_state_only(factory: &dyn StateBackendFactory) {
     let mut other = open(factory, "other", &[DataType::Utf8], (0, 1));
     let fault = other.restore(&Stored { from: &written, groups: groups_of(0, 1) }).expect_err("another type");
     assert!(fault.message.contains("`state0` was stored as int64"), "{fault}");
+}
+
+/// Whoever ignores them starts empty without a word.
+fn files_of_another_backend_are_refused(factory: &dyn StateBackendFactory) {
+    let files = FileSet { groups: groups_of(0, 1), files: vec![("foreign".to_owned(), "foreign".into())] };
+    let written = [Written { tables: Vec::new(), files, _files: Vec::new() }];
+    let mut backend = open(factory, "restored", &[DataType::Int64], (0, 1));
+    let fault = backend.restore(&Stored { from: &written, groups: groups_of(0, 1) }).expect_err("foreign files");
+    assert_eq!(fault.kind, FaultKind::Config);
+    assert!(fault.message.starts_with("a checkpoint has a file `foreign`, which the state backend `"), "{fault}");
+    assert_eq!(fault.help.as_deref(), Some("restore with the backend that wrote the checkpoint, or from a savepoint"));
 }

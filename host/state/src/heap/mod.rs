@@ -25,6 +25,7 @@ use tidemill_model::snapshot::{Form, Restore, Snapshot};
 use tidemill_model::state::{Slot, StateBackend, StateBackendFactory, StateContext, table_name};
 
 use crate::clock::{Clock, UNKNOWN};
+use crate::pace::Pace;
 use crate::tables::{self, Restorable, wrong_kind};
 
 use column::Column;
@@ -43,7 +44,8 @@ impl StateBackendFactory for HeapFactory {
         let states = context.states.to_vec();
         let kept = states.iter().map(Kept::new).collect::<Result<_, _>>()?;
         let (keys, refs, clock) = Default::default();
-        Ok(Box::new(Heap { states, keys, kept, refs, clock, hand: 0 }))
+        let pace = Pace::new(WORK_PER_MS, REMOVAL);
+        Ok(Box::new(Heap { states, keys, kept, refs, clock, pace, hand: 0, come: 0 }))
     }
 }
 
@@ -54,8 +56,11 @@ struct Heap {
     kept: Vec<Kept>,
     refs: Refs,
     clock: Clock,
+    pace: Pace,
     /// The slot that the sweep looks at next.
     hand: Slot,
+    /// Keys that are new since the last sweep.
+    come: u64,
 }
 
 /// What is kept for one state.
@@ -110,15 +115,17 @@ impl Kept {
 /// Keys for which room is made because a snapshot says that they come.
 const EXPECTED_MAX: u64 = 1 << 28;
 
-/// Slots that one sweep looks at: with a sweep per tick a million keys take 10 s, and a sweep some microseconds.
-const SWEEP_SLOTS: u32 = 1024;
-/// Entries of lists and maps that it looks at, about.
-const SWEEP_ENTRIES: usize = 8192;
+/// What sweeps may do: a look at a value or an entry takes 5 ns, so this is a tenth of a core.
+const WORK_PER_MS: u64 = 20_000;
+/// Looks that take as long as forgetting a key.
+const REMOVAL: u64 = 20;
 
 impl Heap {
     /// Makes room for what `resolve` has added to the `before` keys.
     fn grow(&mut self, before: usize) {
-        self.refs.born(self.keys.len() - before);
+        let new = self.keys.len() - before;
+        self.refs.born(new);
+        self.come += new as u64;
         let slots = self.keys.capacity();
         if slots > self.refs.slots() {
             self.refs.grow(slots);
@@ -127,26 +134,44 @@ impl Heap {
     }
 
     /// Removes what has expired and nobody has asked for.
-    fn sweep(&mut self) {
-        let slots = self.refs.slots() as Slot;
-        if self.hand >= slots {
-            self.hand = 0;
-        }
-        let (first, last) = (self.hand, slots.min(self.hand.saturating_add(SWEEP_SLOTS)));
-        let mut seen = 0;
-        while self.hand < last && seen < SWEEP_ENTRIES {
-            for kept in &mut self.kept {
-                match kept {
-                    Kept::Values { column, times: Some(times) } => {
-                        times.expire(&[self.hand], column, &mut self.refs, &self.clock);
-                    }
-                    Kept::Values { times: None, .. } => {}
-                    Kept::Entries(entries) => seen += entries.expire(self.hand, &mut self.refs, &self.clock),
-                }
+    fn sweep(&mut self, now: i64) {
+        let Some(ttl) = self.states.iter().filter_map(|state| state.ttl).min_by_key(|ttl| ttl.ms) else { return };
+        let (slots, come) = (self.refs.slots() as Slot, std::mem::take(&mut self.come));
+        self.pace.start(now, u64::from(slots), ttl.ms, come);
+        while let step @ 1.. = self.pace.step() as Slot {
+            if self.hand >= slots {
+                self.hand = 0;
             }
-            self.hand += 1;
+            let (first, before) = (self.hand, self.keys.len());
+            let (looks, swept) = self.expire(first..slots.min(first.saturating_add(step)));
+            self.release(&swept);
+            let gone = before - self.keys.len();
+            self.hand += swept.len() as Slot;
+            self.pace.done(swept.len(), looks + gone as u64 * REMOVAL);
         }
-        self.release(&(first..self.hand).collect::<Vec<_>>());
+    }
+
+    /// Removes what has expired in these slots, or in the first of them, if there is much in them. How many values and entries were
+    /// looked at, and in which slots.
+    fn expire(&mut self, slots: std::ops::Range<Slot>) -> (u64, Vec<Slot>) {
+        let (mut looks, mut swept) = (0, Vec::with_capacity(slots.len()));
+        for slot in slots {
+            for kept in &mut self.kept {
+                looks += match kept {
+                    Kept::Values { column, times: Some(times) } => {
+                        times.expire(&[slot], column, &mut self.refs, &self.clock);
+                        1
+                    }
+                    Kept::Values { times: None, .. } => 0,
+                    Kept::Entries(entries) => 1 + entries.expire(slot, &mut self.refs, &self.clock) as u64,
+                };
+            }
+            swept.push(slot);
+            if looks >= WORK_PER_MS {
+                break;
+            }
+        }
+        (looks, swept)
     }
 }
 
@@ -218,9 +243,7 @@ impl StateBackend for Heap {
 
     fn set_now(&mut self, processing_ms: i64) -> Result<(), Fault> {
         self.clock.set(processing_ms);
-        if self.states.iter().any(|state| state.ttl.is_some()) {
-            self.sweep();
-        }
+        self.sweep(processing_ms);
         Ok(())
     }
 
@@ -290,6 +313,10 @@ impl StateBackend for Heap {
     }
 
     fn restore(&mut self, from: &dyn Restore) -> Result<(), Fault> {
+        // It writes none: what is in files would be missing without a word.
+        if let Some((name, _)) = from.files()?.iter().flat_map(|set| &set.files).next() {
+            return Err(tables::foreign(&format!("a checkpoint has a file `{name}`"), "heap"));
+        }
         let states = self.states.clone();
         let rows = states.iter().map(|state| from.rows(&table_name(state))).max().unwrap_or(0);
         // Some more, since groups are not all alike; and not more than memory for a promise.

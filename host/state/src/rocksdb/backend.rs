@@ -108,6 +108,7 @@ impl Rocks {
         let mut missing = std::mem::take(&mut self.chosen);
         missing.clear();
         self.cache.touch(slots, &mut missing);
+        self.sweep.come += missing.len() as u64;
         let loaded = if missing.is_empty() { Ok(()) } else { self.load(&missing) };
         self.chosen = missing;
         loaded.inspect_err(|fault| self.failed = Some(fault.clone()))
@@ -344,8 +345,7 @@ impl StateBackend for Rocks {
         if first {
             self.set_times(processing_ms);
         }
-        self.sweep_resident()?;
-        self.sweep_stored(processing_ms)?;
+        self.sweep(processing_ms)?;
         self.check()
     }
 

@@ -148,6 +148,11 @@ impl Cache {
         }
     }
 
+    /// Whether the key is gone and only here so that the databases hear of it.
+    pub fn is_forgotten(&self, slot: Slot) -> bool {
+        self.marks[slot as usize] & FORGOTTEN > 0
+    }
+
     /// From now on rows hold these states. Slots of keys that have lost their last value are to be released.
     pub fn redescribe(&mut self, from: &[StateDescriptor], to: &[StateDescriptor]) -> Result<Vec<Slot>, Fault> {
         let rows = self.rows.redescribed(from, to, self.marks.len())?;

@@ -18,6 +18,7 @@ use super::filter::Filter;
 use super::memory::Memory;
 use super::shard::{Database, FORMAT, Metadata, Shard};
 use super::ttl::Life;
+use crate::tables;
 
 /// Where shards are made, and for what.
 pub(super) struct Site<'a> {
@@ -150,6 +151,5 @@ struct Version {
 }
 
 fn foreign(what: String) -> Fault {
-    Fault::config(format!("{what}, which the state backend `rocksdb` did not write"))
-        .with_help("restore with the backend that wrote the checkpoint, or from a savepoint")
+    tables::foreign(&what, "rocksdb")
 }

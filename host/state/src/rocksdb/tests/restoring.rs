@@ -158,6 +158,18 @@ fn tables_of_the_heap_are_taken_and_given() {
     assert_eq!(read(back.as_mut(), 1, &keys()).null_count(), 43);
 }
 
+#[test]
+fn the_heap_refuses_what_rocksdb_has_written() {
+    let directory = scratch();
+    let parts = written(&factory(directory.path(), 1000));
+    let states = [descriptor("n", DataType::Int64), descriptor("t", DataType::Utf8)];
+    for workers in 1..3 {
+        let fault = restore(&HeapFactory, &states, &parts, workers).map(drop).unwrap_err();
+        assert_eq!(fault.kind, FaultKind::Config);
+        assert!(fault.to_string().contains("which the state backend `heap` did not write"), "{fault}");
+    }
+}
+
 /// The removal is part of a snapshot that is still being written when the key is asked for again.
 #[test]
 fn a_key_that_is_being_removed_does_not_come_back() {
