@@ -117,6 +117,13 @@ impl Shard {
         self.readers = self.layouts.readers();
     }
 
+    /// The first group from one on that has keys.
+    pub fn group_with_keys(&self, from: u32) -> Option<u32> {
+        let skipped = from.saturating_sub(self.groups.start);
+        let keys = self.keys.iter().skip(skipped as usize).position(|&keys| keys > 0)?;
+        Some(self.groups.start + skipped + keys as u32)
+    }
+
     pub fn keys(&self) -> u64 {
         self.keys.iter().sum()
     }
@@ -277,13 +284,16 @@ impl Database {
         self.walk(ENTRIES, start, options, entry)
     }
 
-    /// The same for a few rows.
+    /// The same for a few rows, below `end`.
     pub fn peek(
         &self,
         start: &[u8],
+        end: Vec<u8>,
         row: impl FnMut(&[u8], &[u8]) -> Result<bool, Fault>,
     ) -> Result<Option<Vec<u8>>, Fault> {
-        self.walk(VALUES, start, ReadOptions::default(), row)
+        let mut options = ReadOptions::default();
+        options.set_iterate_upper_bound(end);
+        self.walk(VALUES, start, options, row)
     }
 
     fn walk(

@@ -22,6 +22,10 @@ const RESIDENT_REMOVAL: u64 = 600;
 /// The same for sweeps of the databases, where a look at a row takes 250 ns.
 const STORED_PER_MS: u64 = 400;
 const STORED_REMOVAL: u64 = 14;
+/// Looks that take as long as finding the first row of a group, behind what was removed there.
+const VISIT: u64 = 60;
+/// Groups at a time.
+const VISITS_MAX: usize = 32;
 
 /// Where the next sweep goes on.
 pub(super) struct Sweep {
@@ -33,6 +37,16 @@ pub(super) struct Sweep {
     stored: Pace,
     /// Keys that the cache got since the last sweep.
     pub come: u64,
+}
+
+/// What was found in the databases.
+#[derive(Default)]
+struct Rows {
+    /// Keys of rows in which a value has expired.
+    expired: Vec<Vec<u8>>,
+    /// Rows, and groups, that were looked at.
+    seen: usize,
+    visits: usize,
 }
 
 impl Default for Sweep {
@@ -63,13 +77,14 @@ impl Rocks {
         }
         self.sweep.stored.start(now, self.stored(), ttl_ms, come);
         while let step @ 1.. = self.sweep.stored.step() {
-            let (keys, seen) = self.expired_rows(step)?;
+            let Rows { expired, seen, visits } = self.expired_rows(step)?;
             let mut slots = Vec::new();
-            self.resolve_bytes(&BinaryArray::from_iter_values(&keys), &mut slots)?;
+            self.resolve_bytes(&BinaryArray::from_iter_values(&expired), &mut slots)?;
             self.expire_all(&slots)?;
-            // Where nothing is left to look at, nothing is due.
-            let seen = if seen == 0 { step } else { seen };
-            self.sweep.stored.done(seen, seen as u64 + keys.len() as u64 * STORED_REMOVAL);
+            let work = [(seen, 1), (visits, VISIT), (expired.len(), STORED_REMOVAL)];
+            // Where nothing is found, a snapshot has yet to write it, or it is the end.
+            let seen = if visits == 0 { step } else { seen.max(visits) };
+            self.sweep.stored.done(seen, work.iter().map(|&(count, each)| count as u64 * each).sum());
         }
         // Less what the sweep itself has brought into the cache.
         self.sweep.come = 0;
@@ -114,28 +129,82 @@ impl Rocks {
         Ok(gone.len())
     }
 
-    /// Looks at the next stored rows, so many at most. Keys of those in which a value has expired, and how many there were.
-    fn expired_rows(&mut self, rows: usize) -> Result<(Vec<Vec<u8>>, usize), Fault> {
-        let (mut keys, mut seen) = (Vec::new(), 0);
-        let Some(shard) = self.shards.get(self.sweep.shard) else { return Ok((keys, seen)) };
+    /// Looks at the next stored rows, so many at most, group by group: what lies between them, as long as RocksDB keeps what was
+    /// removed, is passed over where a group has no keys.
+    fn expired_rows(&mut self, rows: usize) -> Result<Rows, Fault> {
+        let mut found = Rows::default();
+        let Some(shard) = self.shards.get(self.sweep.shard) else { return Ok(found) };
         let (lives, clock) = (&self.lives, &self.clock);
-        let next = shard.database.peek(&self.sweep.key, |key, row| {
-            if seen == rows {
-                return Ok(false);
-            }
-            seen += 1;
-            let reader =
-                row.split_first().and_then(|(&layout, row)| Some((shard.readers().get(layout as usize)?, row)));
-            let expired = reader.is_some_and(|(reader, row)| lives.iter().any(|l| l.has_expired(reader, row, clock)));
-            if let (true, Some((_group, key))) = (expired, key.split_first_chunk::<2>()) {
-                keys.push(key.to_vec());
-            }
-            Ok(true)
-        })?;
-        match next {
-            Some(key) => self.sweep.key = key,
-            None => (self.sweep.shard, self.sweep.key) = ((self.sweep.shard + 1) % self.shards.len(), Vec::new()),
+        let has_expired = |row: &[u8]| {
+            let Some((&layout, row)) = row.split_first() else { return false };
+            let reader = shard.readers().get(usize::from(layout));
+            reader.is_some_and(|reader| lives.iter().any(|life| life.has_expired(reader, row, clock)))
+        };
+        while found.seen < rows && found.visits < VISITS_MAX {
+            let from = self.sweep.key.first_chunk().map_or(0, |group| u32::from(u16::from_be_bytes(*group)));
+            let Some(group) = shard.group_with_keys(from) else {
+                (self.sweep.shard, self.sweep.key) = ((self.sweep.shard + 1) % self.shards.len(), Vec::new());
+                break;
+            };
+            let [start, end] = [group, group + 1].map(|group| (group as u16).to_be_bytes().to_vec());
+            let start = if group == from { start.max(std::mem::take(&mut self.sweep.key)) } else { start };
+            found.visits += 1;
+            let next = shard.database.peek(&start, end.clone(), |key, row| {
+                if found.seen == rows {
+                    return Ok(false);
+                }
+                found.seen += 1;
+                if let (true, Some((_group, key))) = (has_expired(row), key.split_first_chunk::<2>()) {
+                    found.expired.push(key.to_vec());
+                }
+                Ok(true)
+            })?;
+            self.sweep.key = next.unwrap_or(end);
         }
-        Ok((keys, seen))
+        Ok(found)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::{ArrayRef, Int64Array};
+    use arrow::datatypes::DataType;
+    use tidemill_model::component::{StateDescriptor, Ttl};
+    use tidemill_model::snapshot::Form;
+    use tidemill_model::state::StateContext;
+
+    use super::*;
+    use crate::rocksdb::RocksSettings;
+    use crate::rocksdb::directory::Home;
+    use crate::rocksdb::memory::Memory;
+
+    #[test]
+    fn what_has_gone_takes_no_place_in_the_cache() {
+        let directory = tempfile::tempdir().unwrap();
+        let (home, memory) = (Home::claim(directory.path()).unwrap(), Memory::new(RocksSettings::MEMORY_BYTES_MIN));
+        let ttl = Some(Ttl { ms: 100, on_read: false });
+        let states = [StateDescriptor { ttl, ..StateDescriptor::value("n", DataType::Int64) }];
+        let place = StateContext { node: "node", worker: 0, workers: 1, states: &states };
+        let mut rocks = Rocks::open(home, memory, &place).unwrap();
+        let mut slots = Vec::new();
+        for tick in 0..400 {
+            rocks.set_now(tick * 10).unwrap();
+            let keys: Vec<i64> = (tick * 100..tick * 100 + 100).collect();
+            rocks.resolve_i64(&keys, &[], &mut slots).unwrap();
+            let values: ArrayRef = Arc::new(Int64Array::from(keys));
+            rocks.scatter(0, &slots, &values).unwrap();
+            rocks.release(&slots);
+            match tick % 50 {
+                25 => drop(rocks.snapshot(Form::Native).unwrap()),
+                30 => drop(rocks.cut.as_ref().unwrap().wait().unwrap()),
+                _ => {}
+            }
+        }
+        let capacity = rocks.cache.keys.capacity();
+        assert!(capacity < 4_000, "{capacity} slots, where some 1,000 keys live");
+        (400..500).for_each(|tick| rocks.set_now(tick * 10).unwrap());
+        assert_eq!((rocks.cache.keys.len(), rocks.cache.dirty(), rocks.stored()), (0, 0, 0));
     }
 }
