@@ -493,20 +493,6 @@ fn connections_are_encrypted_and_only_for_those_with_certificates() {
 }
 
 #[test]
-fn a_worker_that_is_alone_with_tls_is_told() {
-    let folder = two_hosts(&numbers(10, "", ""));
-    certificates(&folder, "ours", "127.0.0.1");
-    let leader = start(&folder, LEAD);
-    let mut worker =
-        start(&folder, &format!("{WORK} --tls-cert ours-cert.pem --tls-key ours-key.pem --tls-ca ours-ca.pem"));
-    worker.note_of("  help: it has ended, or only one of the two uses TLS");
-    for end in [worker, leader] {
-        end.signal("KILL");
-        end.end();
-    }
-}
-
-#[test]
 fn a_certificate_is_for_one_host() {
     let folder = two_hosts(&numbers(10, "", ""));
     certificates(&folder, "other", "example.org");
