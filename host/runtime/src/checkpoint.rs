@@ -285,10 +285,17 @@ impl Checkpointer {
         began: Instant,
         late: &mut dyn FnMut(Fault),
     ) -> Result<Result<(Vec<PartManifest>, u64), Fault>, Option<Fault>> {
+        // What was told to have failed must not come about after all.
+        let mut overdue = None;
+        let mut tell = |fault: Fault| {
+            overdue = Some(fault.clone());
+            late(fault);
+        };
         let others = match self.shared.leader() {
             None => Ok((Vec::new(), 0)),
-            Some(leader) => leader.stored(&self.shared, id, began + self.timeout(), late).ok_or(None)?,
+            Some(leader) => leader.stored(&self.shared, id, began + self.timeout(), &mut tell).ok_or(None)?,
         };
+        let others = overdue.map_or(others, Err);
         let (mut parts, written) = match own {
             Ok(own) => own,
             Err(None) => return Err(None),
