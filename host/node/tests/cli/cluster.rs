@@ -27,7 +27,8 @@ sinks:
 }
 
 pub const STORED: &str = "checkpoints: { store: store, interval: 50ms }";
-/// Some seconds, so that what happens meanwhile happens on a busy machine, too.
+/// So many rows that, read slowly, whatever happens to the job happens in the middle of it, on any machine.
+pub const LONG: u64 = 1_000_000;
 pub const SLOWLY: &str = "rate: 20000,";
 
 pub fn tidemill(arguments: &str) -> String {
@@ -60,6 +61,14 @@ pub fn is_complete(folder: &Folder, rows: u64) {
     assert_eq!(counted, rows, "each number is in one window");
     let hidden: Vec<String> = folder.files().into_iter().filter(|f| f.contains("/.") && !f.contains("store")).collect();
     assert_eq!(hidden, [""; 0], "nothing is left behind");
+}
+
+/// Runs a job that read slowly to its end, as fast as it can.
+pub fn finish(folder: &Folder, arguments: &str) {
+    let pipeline = std::fs::read_to_string(folder.path().join("pipeline.yaml")).unwrap();
+    folder.write("pipeline.yaml", pipeline.replace(SLOWLY, "").as_bytes());
+    well(&folder.run(&tidemill(&format!("run pipeline.yaml {arguments}"))));
+    is_complete(folder, LONG);
 }
 
 /// Processes of this folder that do not lead, but for those that have ended and were not waited for.
@@ -140,11 +149,13 @@ sinks:
 #[test]
 fn a_killed_process_costs_nothing_but_time() {
     for victim in ["child", "leader"] {
-        let folder = Folder::with(&[("pipeline.yaml", &numbers(120_000, SLOWLY, STORED))]);
-        let job = start(&folder, "run pipeline.yaml -p 2 -w 2");
+        let folder = Folder::with(&[("pipeline.yaml", &numbers(LONG, SLOWLY, STORED))]);
+        let mut job = start(&folder, "run pipeline.yaml -p 2 -w 2");
         until_checkpoint(&folder);
         if victim == "child" {
             workers(&folder).into_iter().for_each(kill);
+            job.note_of("going on from checkpoint");
+            job.signal("INT");
             let ended = job.end();
             well(&ended);
             assert!(ended.stderr.contains("error: process 1 was lost: "), "{ended:?}");
@@ -154,15 +165,14 @@ fn a_killed_process_costs_nothing_but_time() {
             let ended = job.end();
             assert_eq!(ended.code(), 137, "{ended:?}");
             wait_for("the children's end", || workers(&folder).is_empty());
-            well(&folder.run(&tidemill("run pipeline.yaml -p 3 -w 1")));
         }
-        is_complete(&folder, 120_000);
+        finish(&folder, "-p 3 -w 1");
     }
 }
 
 #[test]
 fn restarts_leave_no_thread_behind() {
-    let folder = Folder::with(&[("pipeline.yaml", &numbers(1_000_000, SLOWLY, STORED))]);
+    let folder = Folder::with(&[("pipeline.yaml", &numbers(LONG, SLOWLY, STORED))]);
     let job = start(&folder, "run pipeline.yaml -p 3 -w 1 --from none");
     let threads = |process: u32| std::fs::read_dir(format!("/proc/{process}/task")).map_or(0, Iterator::count);
     let (mut most, mut victims) = (0, Vec::new());
@@ -194,7 +204,7 @@ fn restarts_leave_no_thread_behind() {
 
 #[test]
 fn a_stop_a_savepoint_and_another_size_reach_all_processes() {
-    let folder = Folder::with(&[("pipeline.yaml", &numbers(160_000, SLOWLY, STORED))]);
+    let folder = Folder::with(&[("pipeline.yaml", &numbers(LONG, SLOWLY, STORED))]);
     let job = start(&folder, "run pipeline.yaml -p 2 -w 1");
     until_checkpoint(&folder);
     well(&folder.run(&tidemill("savepoint take numbers one")));
@@ -215,8 +225,7 @@ fn a_stop_a_savepoint_and_another_size_reach_all_processes() {
     well(&ended);
     assert!(ended.stderr.contains("stopped at a checkpoint"), "{ended:?}");
     wait_for("the children's end", || workers(&folder).is_empty());
-    well(&folder.run(&tidemill("run pipeline.yaml -p 2 -w 2")));
-    is_complete(&folder, 160_000);
+    finish(&folder, "-p 2 -w 2");
 }
 
 #[test]
@@ -225,7 +234,7 @@ fn what_all_workers_know_they_know_in_all_processes_and_after_a_restore() {
         "name: shared
 checkpoints: {{ store: store, interval: 50ms }}
 sources:
-  rows: {{ datagen: {{ rows: 60000, rate: 20000, columns: {{ n: {{ sequence: {{ start: 1 }} }} }} }} }}
+  rows: {{ datagen: {{ rows: {LONG}, {SLOWLY} columns: {{ n: {{ sequence: {{ start: 1 }} }} }} }} }}
   all: {{ datagen: {{ rows: 10, columns: {{ n: {{ sequence: {{ start: 1 }} }} }} }} }}
 operators:
   shared: {{ inputs: {{ in: rows, all: all }}, key: {{ in: [n] }}, component: '{}', operator: shared }}
@@ -259,13 +268,15 @@ sinks:
     }
     let not_known = |numbers: Vec<i64>| numbers.into_iter().filter(|n| *n == 0).count();
     let (before, read) = (not_known(numbers()), numbers().len());
+    folder.write("pipeline.yaml", pipeline.replace(SLOWLY, "").as_bytes());
     well(&folder.run(&tidemill("run pipeline.yaml --from sp -p 3 -w 1")));
-    assert_eq!(numbers().len(), 60_040);
-    assert!(read < 60_040, "there was something left to do");
+    let all = LONG as usize + 40;
+    assert_eq!(numbers().len(), all);
+    assert!(read < all, "there was something left to do");
     assert_eq!(not_known(numbers()), before, "nobody has forgotten what all know");
     // Once more from there, without it.
     well(&folder.run(&tidemill("run pipeline.yaml --from sp --drop-state shared.total -p 2 -w 1")));
-    assert_eq!(not_known(numbers()) - before, 60_040 - read, "what was given up nobody knows");
+    assert_eq!(not_known(numbers()) - before, all - read, "what was given up nobody knows");
 }
 
 #[test]
@@ -324,33 +335,37 @@ fn processes_of_a_hosts_file_wait_for_each_other() {
 
 #[test]
 fn a_worker_that_is_killed_and_one_that_comes_back_take_part() {
-    let folder = two_hosts(&numbers(120_000, SLOWLY, STORED));
-    let leader = start(&folder, LEAD);
+    let folder = two_hosts(&numbers(LONG, SLOWLY, STORED));
+    let mut leader = start(&folder, LEAD);
     let worker = start(&folder, WORK);
     until_checkpoint(&folder);
     worker.signal("KILL");
     assert_eq!(worker.end().code(), 137);
     let worker = start(&folder, WORK);
-    let ended = leader.end();
-    well(&ended);
-    assert!(ended.stderr.contains("error: process 1 was lost"), "{ended:?}");
+    leader.note_of("error: process 1 was lost");
+    leader.note_of("going on from checkpoint");
+    leader.signal("INT");
+    well(&leader.end());
     well(&worker.end());
-    is_complete(&folder, 120_000);
+    finish(&folder, "");
 }
 
 #[test]
 fn a_leader_that_is_started_again_finds_its_workers() {
-    let folder = two_hosts(&numbers(120_000, SLOWLY, STORED));
+    let folder = two_hosts(&numbers(LONG, SLOWLY, STORED));
     let worker = start(&folder, WORK);
     let leader = start(&folder, LEAD);
     until_checkpoint(&folder);
     leader.signal("KILL");
     assert_eq!(leader.end().code(), 137);
-    well(&start(&folder, LEAD).end());
+    let mut leader = start(&folder, LEAD);
+    leader.note_of("going on from checkpoint");
+    leader.signal("INT");
+    well(&leader.end());
     let ended = worker.end();
     well(&ended);
     assert!(ended.stderr.contains("error: process 0, which leads the job, was lost: "), "{ended:?}");
-    is_complete(&folder, 120_000);
+    finish(&folder, "");
 }
 
 #[test]

@@ -2,7 +2,11 @@
 
 use crate::support::{EVIL, Ended, Folder, Running, operators};
 
-/// Numbers from 1 on: `limit` of them, or without end. A stop shall find the job in the middle.
+/// So many rows that whatever interrupts the job finds it in the middle, on any machine: most of a minute.
+const ROWS: u64 = 1_000_000;
+const LONG: &str = "rows: 1000000,";
+
+/// Numbers from 1 on: `limit` of them, or without end.
 fn numbers(limit: &str, checkpoints: &str) -> String {
     format!(
         "name: numbers
@@ -63,8 +67,15 @@ fn interrupted(folder: &Folder, workers: usize, by: impl FnOnce(&Folder, &mut Ru
     job.end()
 }
 
+/// Lets the next run read as fast as it can.
+fn hurry(folder: &Folder) {
+    let pipeline = std::fs::read_to_string(folder.path().join("pipeline.yaml")).unwrap();
+    folder.write("pipeline.yaml", pipeline.replace(" rate: 20000,", "").as_bytes());
+}
+
 /// Runs it to its end, and compares.
 fn finish(folder: &Folder, arguments: &str, rows: u64) {
+    hurry(folder);
     let ended = folder.run(&run(&format!("run pipeline.yaml {arguments}")));
     well(&ended);
     assert_eq!(ids(folder), (1..=rows).collect::<Vec<_>>(), "each number once");
@@ -78,23 +89,23 @@ fn finish(folder: &Folder, arguments: &str, rows: u64) {
 #[test]
 fn a_stop_is_a_checkpoint_and_the_next_run_goes_on() {
     for signal in ["INT", "TERM"] {
-        let folder = Folder::with(&[("pipeline.yaml", &numbers("rows: 30000,", "interval: 50ms"))]);
+        let folder = Folder::with(&[("pipeline.yaml", &numbers(LONG, "interval: 50ms"))]);
         let ended = interrupted(&folder, 2, |_, job| job.signal(signal));
         well(&ended);
         assert!(ended.stderr.contains("stopped at a checkpoint"), "{ended:?}");
         let before = ids(&folder);
-        assert!(before.len() < 30_000 && !before.is_empty(), "{} rows", before.len());
+        assert!((before.len() as u64) < ROWS && !before.is_empty(), "{} rows", before.len());
         assert_eq!(folder.rows("sums"), [""; 0], "no window fires because of a stop");
-        finish(&folder, "--workers 3", 30_000);
+        finish(&folder, "--workers 3", ROWS);
     }
 }
 
 #[test]
 fn a_killed_job_goes_on() {
-    let folder = Folder::with(&[("pipeline.yaml", &numbers("rows: 30000,", "interval: 50ms"))]);
+    let folder = Folder::with(&[("pipeline.yaml", &numbers(LONG, "interval: 50ms"))]);
     let ended = interrupted(&folder, 1, |_, job| job.signal("KILL"));
     assert_eq!(ended.code(), 137, "{ended:?}");
-    finish(&folder, "--workers 2", 30_000);
+    finish(&folder, "--workers 2", ROWS);
 }
 
 #[test]
@@ -135,7 +146,7 @@ fn without_retain_a_stop_is_an_end() {
 
 #[test]
 fn savepoints_are_taken_listed_described_started_from_and_deleted() {
-    let folder = Folder::with(&[("pipeline.yaml", &numbers("rows: 40000,", "interval: 50ms"))]);
+    let folder = Folder::with(&[("pipeline.yaml", &numbers(LONG, "interval: 50ms"))]);
     let ended = interrupted(&folder, 2, |folder, _| {
         well(&folder.run(&run("savepoint take numbers first")));
         let again = folder.run(&run("savepoint take numbers first"));
@@ -160,7 +171,7 @@ fn savepoints_are_taken_listed_described_started_from_and_deleted() {
     let missing = folder.run(&run("run pipeline.yaml --from frist"));
     assert!(missing.code() == 1 && missing.stderr.contains("there is no savepoint `frist`"), "{missing:?}");
     assert!(missing.stderr.contains("first"), "it says what there is: {missing:?}");
-    finish(&folder, "--from last --workers 1", 40_000);
+    finish(&folder, "--from last --workers 1", ROWS);
     well(&folder.run(&run("savepoint delete pipeline.yaml first")));
     let listed = folder.run(&run("savepoint list pipeline.yaml"));
     let savepoints: Vec<_> = listed.stdout.lines().filter(|line| line.starts_with("savepoint")).collect();
@@ -169,7 +180,7 @@ fn savepoints_are_taken_listed_described_started_from_and_deleted() {
 
 #[test]
 fn a_job_is_rescaled_while_it_runs() {
-    let folder = Folder::with(&[("pipeline.yaml", &numbers("rows: 40000,", "interval: 50ms"))]);
+    let folder = Folder::with(&[("pipeline.yaml", &numbers(LONG, "interval: 50ms"))]);
     let ended = interrupted(&folder, 1, |folder, _| {
         for workers in [3, 2] {
             let rescaled = folder.run(&run(&format!("rescale numbers --workers {workers}")));
@@ -178,9 +189,10 @@ fn a_job_is_rescaled_while_it_runs() {
         }
         let status = folder.run(&run("status numbers --json"));
         assert!(status.stdout.contains("\"workers\":2,\"runs\":3"), "{status:?}");
+        well(&folder.run(&run("stop numbers")));
     });
     well(&ended);
-    assert_eq!(ids(&folder), (1..=40_000).collect::<Vec<_>>());
+    finish(&folder, "", ROWS);
 }
 
 #[test]
@@ -310,12 +322,13 @@ fn damage_is_found_and_named() {
         ("cut", |bytes| bytes.truncate(bytes.len() / 2)),
         ("emptied", Vec::clear),
     ] {
-        let folder = Folder::with(&[("pipeline.yaml", &numbers("rows: 30000,", "interval: 50ms"))]);
+        let folder = Folder::with(&[("pipeline.yaml", &numbers(LONG, "interval: 50ms"))]);
         well(&interrupted(&folder, 1, |_, job| job.signal("INT")));
         damage(&folder, how);
         let ended = folder.run(&run("run pipeline.yaml"));
         assert_eq!(ended.code(), 1, "{what}: {ended:?}");
         assert!(ended.stderr.contains("store/numbers/objects/"), "{what}: the file is named: {ended:?}");
+        hurry(&folder);
         let fresh = folder.run(&run("run pipeline.yaml --from none"));
         well(&fresh);
     }
@@ -323,7 +336,7 @@ fn damage_is_found_and_named() {
 
 #[test]
 fn state_without_a_place_is_refused_unless_it_is_given_up() {
-    let before = numbers("rows: 30000,", "interval: 50ms");
+    let before = numbers(LONG, "interval: 50ms");
     let folder = Folder::with(&[("pipeline.yaml", &before)]);
     well(&interrupted(&folder, 1, |_, job| job.signal("INT")));
     folder.write(
@@ -336,8 +349,9 @@ fn state_without_a_place_is_refused_unless_it_is_given_up() {
         assert!(refused.stderr.contains(word), "{refused:?}");
     }
     assert!(!refused.stderr.contains("starting again"), "no attempt mends that: {refused:?}");
+    hurry(&folder);
     well(&folder.run(&run("run pipeline.yaml --drop-state sums")));
-    assert_eq!(ids(&folder), (1..=30_000).collect::<Vec<_>>());
+    assert_eq!(ids(&folder), (1..=ROWS).collect::<Vec<_>>());
 }
 
 /// Counts rows by this key.
@@ -346,7 +360,7 @@ fn counted(key: &str) -> String {
         "name: numbers
 checkpoints: {{ store: store, interval: 50ms }}
 sources:
-  rows: {{ datagen: {{ rows: 30000, rate: 20000, columns: {{ id: {{ sequence: {{ start: 1 }} }}, k: {{ hash: {{ modulo: 10 }} }} }} }} }}
+  rows: {{ datagen: {{ {LONG} rate: 20000, columns: {{ id: {{ sequence: {{ start: 1 }} }}, k: {{ hash: {{ modulo: 10 }} }} }} }} }}
 operators:
   named: {{ input: rows, select: [id, k, k AS j, \"concat('k', k) AS text\"] }}
   counts: {{ input: named, key: [{key}], component: '{}', operator: count }}
@@ -370,14 +384,15 @@ fn a_key_of_other_types_is_refused_and_other_names_are_not() {
         }
     }
     folder.write("pipeline.yaml", counted("j").as_bytes());
+    hurry(&folder);
     well(&folder.run(&run("run pipeline.yaml")));
     let firsts = folder.rows("out").iter().filter(|row| row.ends_with(",1")).count();
-    assert_eq!((folder.rows("out").len(), firsts), (30_000, 10), "each key has one first row");
+    assert_eq!((folder.rows("out").len() as u64, firsts), (ROWS, 10), "each key has one first row");
 }
 
 #[test]
 fn positions_are_given_up_once_and_unknown_names_are_refused() {
-    let folder = Folder::with(&[("pipeline.yaml", &numbers("rows: 30000,", "interval: 50ms"))]);
+    let folder = Folder::with(&[("pipeline.yaml", &numbers(LONG, "interval: 50ms"))]);
     well(&interrupted(&folder, 1, |_, job| job.signal("INT")));
     for name in ["sms", "sums.rows", "rows.sums"] {
         let refused = folder.run(&run(&format!("run pipeline.yaml --drop-state {name}")));
@@ -392,8 +407,11 @@ fn positions_are_given_up_once_and_unknown_names_are_refused() {
     until_checkpoint(&folder);
     well(&folder.run(&run("rescale numbers --workers 2")));
     assert!(!job.note_of("going on").is_empty());
+    well(&folder.run(&run("stop numbers")));
     well(&job.end());
-    let mut expected: Vec<u64> = before.into_iter().chain(1..=30_000).collect();
+    hurry(&folder);
+    well(&folder.run(&run("run pipeline.yaml")));
+    let mut expected: Vec<u64> = before.into_iter().chain(1..=ROWS).collect();
     expected.sort_unstable();
     assert_eq!(ids(&folder), expected, "all of it once more, and only once");
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::cluster::{SLOWLY, STORED, is_complete, numbers, start, until_checkpoint, well};
+use crate::cluster::{LONG, SLOWLY, STORED, finish, is_complete, numbers, start, until_checkpoint, well};
 use crate::support::{Folder, Running};
 
 /// What a slow link does with each piece: 8 KiB in 2 ms are 4 MB/s, with some delay.
@@ -105,7 +105,7 @@ fn a_slow_link_makes_the_job_slower_and_nothing_else() {
 
 #[test]
 fn a_link_that_is_cut_costs_a_restart_when_it_is_mended() {
-    let (folder, relay) = over_a_relay(&numbers(120_000, SLOWLY, STORED), false);
+    let (folder, relay) = over_a_relay(&numbers(LONG, SLOWLY, STORED), false);
     let (mut leader, worker) = (start(&folder, LEAD), start(&folder, WORK));
     until_checkpoint(&folder);
     relay.cut();
@@ -113,6 +113,8 @@ fn a_link_that_is_cut_costs_a_restart_when_it_is_mended() {
     assert!(lost.starts_with("error: process 1 was lost: nothing was heard of it for 2 s"), "{lost}");
     leader.note_of("waiting for process 1");
     relay.mend();
+    leader.note_of("going on from checkpoint");
+    leader.signal("INT");
     let ended = leader.end();
     well(&ended);
     let mut errors = ended.stderr.lines().filter(|line| line.starts_with("error: "));
@@ -123,7 +125,7 @@ fn a_link_that_is_cut_costs_a_restart_when_it_is_mended() {
         ended.stderr.contains("error: process 0, which leads the job, was lost: nothing was heard of it"),
         "{ended:?}"
     );
-    is_complete(&folder, 120_000);
+    finish(&folder, "");
 }
 
 /// Two hosts with a cable between them. Removed when it is dropped.
@@ -199,7 +201,7 @@ fn command(line: &str) -> Result<(), String> {
 fn hosts_are_killed_and_cut_off_and_slowed_down() {
     let Some(hosts) = Hosts::new() else { return };
     let folder = Folder::with(&[
-        ("pipeline.yaml", &numbers(160_000, SLOWLY, STORED)),
+        ("pipeline.yaml", &numbers(LONG, SLOWLY, STORED)),
         ("hosts", "10.91.0.1:7101\n10.91.0.2:7102\n"),
         ("hosts-seen", "10.91.0.1:7101\n10.91.0.2:7102\n"),
         ("secret", "0123456789abcdef-of-the-test"),
@@ -216,7 +218,9 @@ fn hosts_are_killed_and_cut_off_and_slowed_down() {
     leader.note_of("error: process 1 was lost");
     hosts.cable("up");
     hosts.slow_down();
+    leader.note_of("going on from checkpoint");
+    leader.signal("INT");
     well(&leader.end());
     well(&worker.end());
-    is_complete(&folder, 160_000);
+    finish(&folder, "");
 }

@@ -185,8 +185,14 @@ impl Running {
 }
 
 impl Drop for Running {
-    /// A test that has failed leaves no process behind.
+    /// A test that has failed leaves no process behind, and tells what those have said that it had started.
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            for (name, lines) in [("stdout", &mut self.stdout), ("stderr", &mut self.stderr)] {
+                lines.so_far();
+                eprintln!("{name} of a process:\n{}", lines.heard);
+            }
+        }
         if matches!(self.child.try_wait(), Ok(None)) {
             kill("KILL", &format!("-{}", self.child.id()));
             let _ = self.child.wait();
@@ -225,6 +231,13 @@ impl Lines {
         let line = self.from.as_ref()?.recv_timeout(DEADLINE).ok()?;
         self.heard.push_str(&line);
         Some(line.trim_end_matches('\n').to_owned())
+    }
+
+    /// Hears what there is already.
+    fn so_far(&mut self) {
+        for line in self.from.iter().flat_map(mpsc::Receiver::try_iter) {
+            self.heard.push_str(&line);
+        }
     }
 
     /// Hears the stream to its end; `None` if that does not come in time.
