@@ -13,7 +13,7 @@ use tidemill_model::sink::{Committable, Sink, SinkWriter};
 use tidemill_model::source::{Polled, Position, ReadBudget, Source, Split, SplitReader};
 use tidemill_model::time::{Now, WATERMARK_MIN, WatermarkStrategy};
 use tidemill_model::{Batch, Collector, DeadRow, Fault, Operator, OperatorContext, OperatorFactory, Progress, limits};
-use tidemill_runtime::cluster::{FollowOptions, Followed, Gate, GateOptions, Identity, Team, follow};
+use tidemill_runtime::cluster::{FollowOptions, Followed, Gate, GateOptions, Identity, Refused, Team, follow};
 use tidemill_runtime::{Ending, JobHandle, Loader, StartOptions, start, start_with};
 
 fn schema() -> SchemaRef {
@@ -431,25 +431,42 @@ fn a_stalled_sink_stops_the_source_within_the_budgets() {
     assert_eq!(fault.help.as_deref(), Some("set it to 6144KiB or more, or use fewer workers"));
 }
 
+fn gate(plan: &Plan, process: usize) -> Gate {
+    let (identity, address) = (Identity::new(plan, b"the same"), "127.0.0.1:0".to_owned());
+    Gate::open(GateOptions { identity, process, address, secret: b"secret".to_vec(), tls: None }).unwrap()
+}
+
+/// Takes part in what the process behind `leader` leads.
+fn take_part(plan: &Plan, gate: &Gate, leader: &str) -> Result<Followed, Refused> {
+    let (own, scratch) = (&*gate.address().to_string(), std::env::temp_dir());
+    let loader: Loader = Arc::new(|_, _, _| Err(Fault::internal("nothing is upgraded here")));
+    follow(&FollowOptions { plan, gate, leader, own, store: None, scratch, loader, phases: None })
+}
+
 /// One worker in each of two processes, which here are threads.
 fn start_two_processes(plan: Plan) -> JobHandle {
-    let open = |process: usize| {
-        let (identity, address) = (Identity::new(&plan, b"the same"), "127.0.0.1:0".to_owned());
-        Gate::open(GateOptions { identity, process, address, secret: b"secret".to_vec(), tls: None }).unwrap()
-    };
-    let (here, there, other) = (Arc::new(open(0)), open(1), plan.clone());
+    let (here, there, other) = (Arc::new(gate(&plan, 0)), gate(&plan, 1), plan.clone());
     let leader = here.address().to_string();
-    std::thread::spawn(move || {
-        let (plan, gate, own) = (&other, &there, there.address().to_string());
-        let scratch = std::env::temp_dir();
-        let loader: Loader = Arc::new(|_, _, _| Err(Fault::internal("nothing is upgraded here")));
-        let (leader, own) = (&*leader, &*own);
-        let options = FollowOptions { plan, gate, leader, own, store: None, scratch, loader, phases: None };
-        assert!(matches!(follow(&options), Ok(Followed::Finished)));
-    });
+    std::thread::spawn(move || assert!(matches!(take_part(&other, &there, &leader), Ok(Followed::Finished))));
     let members = here.gather(2, || true, |_| {}).unwrap();
     let team = Some(Team::new(here, members, Duration::from_secs(20)).unwrap());
     start_with(plan, StartOptions { workers: 1, team, ..StartOptions::default() }).unwrap()
+}
+
+#[test]
+fn a_leader_that_goes_before_the_job_begins_has_not_failed() {
+    let (plan, _, _) = Setup::new(10, Behaviour::Count).plan();
+    let (here, there) = (gate(&plan, 0), gate(&plan, 1));
+    let leader = here.address().to_string();
+    std::thread::scope(|scope| {
+        let other = scope.spawn(|| take_part(&plan, &there, &leader));
+        // It is there, and waits for the job to begin.
+        drop(here.gather(2, || true, |_| {}).unwrap());
+        drop(here);
+        let refused = other.join().unwrap().unwrap_err();
+        assert!(refused.again, "another leader may come: {}", refused.fault);
+        assert!(refused.fault.message.starts_with("process 0, which leads the job, was lost"), "{}", refused.fault);
+    });
 }
 
 fn stall(mut setup: Setup, edge_bytes: usize, buffer_bytes: usize, start: impl FnOnce(Plan) -> JobHandle) {

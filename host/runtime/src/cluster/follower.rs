@@ -64,12 +64,13 @@ pub enum Followed {
     Failed(Fault),
 }
 
-/// Takes part in the job once. `Err`: the leader can't be reached, or does not want this process.
+/// Takes part in the job once. `Err`: the leader can't be reached, does not want this process, or has gone before the job began: a
+/// process that was quick to come back finds the leader of a job that was stopped on its way out.
 pub fn follow(options: &FollowOptions<'_>) -> Result<Followed, Refused> {
     let wire = options.gate.dial(0, options.leader, options.own, Kind::Control, 0)?;
-    let lost = |fault| Ok(Followed::Failed(fault));
+    let lost = |why: &dyn std::fmt::Display| Err(Refused::for_now(leader_lost(why)));
     if let Err(error) = wire.set_timeout(Some(SILENCE)) {
-        return lost(leader_lost(&error));
+        return lost(&error);
     }
     let mut from = BufReader::new(&wire);
     let start = loop {
@@ -77,8 +78,8 @@ pub fn follow(options: &FollowOptions<'_>) -> Result<Followed, Refused> {
             Ok(Some(Order::Start(start))) => break start,
             Ok(Some(Order::Finish)) => return Ok(Followed::Finished),
             Ok(Some(_)) => {}
-            Ok(None) => return lost(leader_lost(&"its connection ended")),
-            Err(error) => return lost(leader_lost(&error)),
+            Ok(None) => return lost(&"its connection ended"),
+            Err(error) => return lost(&error),
         }
     };
     Ok(Follower::new(&wire, &start).run(options, *start, from))
