@@ -2,7 +2,8 @@
 //!
 //! Half goes to the caches of keys that stand before RocksDB. Each backend may fill what the others leave, and gives way down to
 //! an equal share when all together have too much. The other half is RocksDB's cache of blocks, to which indexes, filters and
-//! memtables are charged as well; memtables may take half of that, a quarter of all. Not counted: what a snapshot holds while it is
+//! memtables are charged as well; memtables may take half of that, a quarter of all, and an eighth of all indexes and filters that are
+//! held as a whole. Not counted: what a snapshot holds while it is
 //! written (its dirty rows, about a third of the caches), keys that timers pin, and buffers of compactions (a few MiB).
 
 use std::sync::Arc;
@@ -22,6 +23,9 @@ pub(super) struct Memory {
     shares: AtomicUsize,
     pub blocks: Cache,
     pub memtables: WriteBufferManager,
+    /// For indexes and filters that are not in pieces, of all databases.
+    index_bytes: usize,
+    indexes: AtomicUsize,
     /// Of one memtable.
     pub memtable_bytes: usize,
     pub dirty_keys_max: usize,
@@ -39,16 +43,54 @@ impl Memory {
         let blocks = Cache::new_hyper_clock_cache(bytes / 2, 0);
         let memtables = WriteBufferManager::new_write_buffer_manager_with_cache(bytes / 4, false, blocks.clone());
         let memtable_bytes = (bytes / 8).clamp(1 << 20, 64 << 20);
-        let (used, shares) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let (used, shares, indexes) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
         let dirty_keys_max = DIRTY_KEYS_MAX.min(cache_bytes / DIRTY_KEY_BYTES);
         let entry_bytes_max = cache_bytes / 4;
-        Arc::new(Self { cache_bytes, used, shares, blocks, memtables, memtable_bytes, dirty_keys_max, entry_bytes_max })
+        let index_bytes = bytes / 8;
+        Arc::new(Self {
+            cache_bytes,
+            used,
+            shares,
+            blocks,
+            memtables,
+            index_bytes,
+            indexes,
+            memtable_bytes,
+            dirty_keys_max,
+            entry_bytes_max,
+        })
     }
 
     /// A share for one more backend.
     pub fn share(self: &Arc<Self>) -> Share {
         self.shares.fetch_add(1, Ordering::Relaxed);
         Share { memory: self.clone(), used: 0 }
+    }
+}
+
+/// What the indexes and filters of one database take.
+pub(super) struct Indexes {
+    memory: Arc<Memory>,
+    used: AtomicUsize,
+}
+
+impl Indexes {
+    pub fn new(memory: &Arc<Memory>) -> Self {
+        Self { memory: memory.clone(), used: AtomicUsize::new(0) }
+    }
+
+    /// Says how much it is now. Whether there is room for it as a whole.
+    pub fn fit(&self, used: usize) -> bool {
+        // Relaxed: as in `Share::update`.
+        let before = self.used.swap(used, Ordering::Relaxed);
+        let change = used.wrapping_sub(before);
+        self.memory.indexes.fetch_add(change, Ordering::Relaxed).wrapping_add(change) <= self.memory.index_bytes
+    }
+}
+
+impl Drop for Indexes {
+    fn drop(&mut self) {
+        self.memory.indexes.fetch_sub(self.used.load(Ordering::Relaxed), Ordering::Relaxed);
     }
 }
 
@@ -94,5 +136,16 @@ mod tests {
         drop(two);
         assert_eq!(one.update(1000), 0);
         assert_eq!(one.update(1100), 100);
+    }
+
+    #[test]
+    fn indexes_fit_as_long_as_all_together_do() {
+        let memory = Memory::new(8000);
+        let (one, two) = (Indexes::new(&memory), Indexes::new(&memory));
+        assert!(one.fit(600) && two.fit(400));
+        assert!(!two.fit(401));
+        assert!(one.fit(500), "it has become smaller");
+        drop(one);
+        assert!(two.fit(1000) && !two.fit(1001));
     }
 }

@@ -23,7 +23,7 @@ use crate::tables;
 /// Where shards are made, and for what.
 pub(super) struct Site<'a> {
     pub home: &'a Arc<Home>,
-    pub memory: &'a Memory,
+    pub memory: &'a Arc<Memory>,
     pub node: &'a str,
     /// The columns of rows.
     pub states: &'a [StateDescriptor],

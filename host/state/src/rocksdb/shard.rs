@@ -8,6 +8,7 @@ use std::any::Any;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{
@@ -20,8 +21,8 @@ use tidemill_model::component::StateDescriptor;
 
 use super::filter::Filter;
 use super::layout::{Layouts, Reader};
-use super::memory::Memory;
-use super::options::options;
+use super::memory::{Indexes, Memory};
+use super::options::{IN_PIECES, index_bytes, options};
 use super::records::Records;
 use super::ttl::Life;
 use crate::clock::UNKNOWN;
@@ -37,6 +38,9 @@ const FILTER: &str = "entries";
 /// Entries that are written at a time, and their bytes, about.
 const RUN_ENTRIES: usize = 64 << 10;
 const RUN_BYTES: usize = 4 << 20;
+/// What RocksDB calls the number of keys in a column family, about, and the bytes of its files.
+const KEYS: &str = "rocksdb.estimate-num-keys";
+const FILE_BYTES: &str = "rocksdb.total-sst-files-size";
 /// Read ahead by scans.
 const SCAN_BYTES: usize = 2 << 20;
 
@@ -149,6 +153,9 @@ impl Metadata {
 pub(super) struct Database {
     db: DB,
     path: PathBuf,
+    indexes: Indexes,
+    /// New files hold their indexes in pieces.
+    in_pieces: AtomicBool,
     /// Keeps the files: dropped after `db`.
     _keeper: Arc<dyn Any + Send + Sync>,
 }
@@ -158,7 +165,7 @@ impl Database {
     pub fn open(
         path: PathBuf,
         keeper: Arc<dyn Any + Send + Sync>,
-        memory: &Memory,
+        memory: &Arc<Memory>,
         filter: Arc<Filter>,
     ) -> Result<Self, Fault> {
         let options = options(memory).map_err(|error| fault(&path, &error))?;
@@ -167,15 +174,42 @@ impl Database {
         entries.1.set_compaction_filter(FILTER, decide);
         let families = [values, entries].map(|(name, options)| ColumnFamilyDescriptor::new(name, options));
         let db = DB::open_cf_descriptors(&options, &path, families).map_err(|error| fault(&path, &error))?;
-        Ok(Self { db, path, _keeper: keeper })
+        let database = Self::new(db, path, keeper, memory);
+        database.look_at_indexes()?;
+        Ok(database)
     }
 
     /// Opens for reading only.
-    pub fn open_frozen(path: PathBuf, keeper: Arc<dyn Any + Send + Sync>, memory: &Memory) -> Result<Self, Fault> {
+    pub fn open_frozen(path: PathBuf, keeper: Arc<dyn Any + Send + Sync>, memory: &Arc<Memory>) -> Result<Self, Fault> {
         let options = options(memory).map_err(|error| fault(&path, &error))?;
         let families = families(&options).map(|(name, options)| ColumnFamilyDescriptor::new(name, options));
         let db = DB::open_cf_descriptors_read_only(&options, &path, families, false);
-        Ok(Self { db: db.map_err(|error| fault(&path, &error))?, path, _keeper: keeper })
+        Ok(Self::new(db.map_err(|error| fault(&path, &error))?, path, keeper, memory))
+    }
+
+    fn new(db: DB, path: PathBuf, keeper: Arc<dyn Any + Send + Sync>, memory: &Arc<Memory>) -> Self {
+        Self { db, path, indexes: Indexes::new(memory), in_pieces: AtomicBool::new(false), _keeper: keeper }
+    }
+
+    /// Indexes that have become large come in pieces from now on.
+    fn look_at_indexes(&self) -> Result<(), Fault> {
+        if self.in_pieces.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let sum = |property: &str| {
+            let of = |family| self.db.property_int_value_cf(self.family(family), property);
+            let both = [VALUES, ENTRIES].map(|family| of(family).map(Option::unwrap_or_default));
+            both.into_iter().sum::<Result<u64, _>>().map_err(|error| self.fault(&error))
+        };
+        let bytes = index_bytes(sum(KEYS)?, sum(FILE_BYTES)?);
+        if !self.indexes.fit(bytes) {
+            for family in [VALUES, ENTRIES] {
+                let set = self.db.set_options_cf(self.family(family), &[IN_PIECES]);
+                set.map_err(|error| self.fault(&error))?;
+            }
+            self.in_pieces.store(true, Ordering::Relaxed);
+        }
+        Ok(())
     }
 
     /// The rows of keys (with their groups), which ascend.
@@ -224,7 +258,8 @@ impl Database {
                 self.db.write_opt(full, &options).map_err(|error| self.fault(&error))?;
             }
         }
-        self.db.write_opt(batch, &options).map_err(|error| self.fault(&error))
+        self.db.write_opt(batch, &options).map_err(|error| self.fault(&error))?;
+        self.look_at_indexes()
     }
 
     /// Brings all entries into the files that they belong to in the end.
@@ -240,7 +275,8 @@ impl Database {
 
     pub fn write(&self, records: &Records) -> Result<(), Fault> {
         let options = unlogged();
-        records.write(|batch| self.db.write_opt(batch, &options)).map_err(|error| self.fault(&error))
+        records.write(|batch| self.db.write_opt(batch, &options)).map_err(|error| self.fault(&error))?;
+        self.look_at_indexes()
     }
 
     /// Links all files into a new directory. Nobody writes meanwhile.
@@ -334,7 +370,6 @@ fn families(options: &Options) -> [(&'static str, Options); 2] {
 fn unlogged() -> WriteOptions {
     let mut options = WriteOptions::default();
     options.disable_wal(true);
-    options.set_memtable_insert_hint_per_batch(true);
     options
 }
 
@@ -344,4 +379,59 @@ fn fault(path: &Path, error: &rocksdb::Error) -> Fault {
         false => "look at the disk that holds the `directory` of the state; the job can go on from its last checkpoint",
     };
     Fault::io(format!("the state in `{}`: {}", path.display(), error.as_ref())).with_help(help)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rocksdb::records::put_key;
+
+    /// Database keys, and records of them, of so many numbers.
+    fn records(numbers: Range<u64>) -> (Vec<Vec<u8>>, Records) {
+        let mut records = Records::default();
+        let keys = numbers.map(|number| {
+            let (bytes, mut key) = (number.to_be_bytes(), Vec::new());
+            records.put(&bytes, 7, |out| out.extend_from_slice(&bytes));
+            put_key(&bytes, 7, &mut key);
+            key
+        });
+        (keys.collect(), records)
+    }
+
+    fn partitions(database: &Database) -> bool {
+        database.db.flush_cf(database.family(VALUES)).unwrap();
+        let about = database.db.property_value_cf(database.family(VALUES), "rocksdb.aggregated-table-properties");
+        about.unwrap().unwrap().contains("# index partitions")
+    }
+
+    #[test]
+    fn indexes_come_in_pieces_when_they_have_become_large() {
+        let directory = tempfile::tempdir().unwrap();
+        // For the filters of 100,000 keys, about.
+        let memory = Memory::new(1 << 20);
+        let layouts = Layouts::new(&[]).unwrap();
+        let filter = || Arc::new(Filter::new(&layouts, 0, &[]));
+        let open = || Database::open(directory.path().join("db"), Arc::new(()), &memory, filter()).unwrap();
+        let database = open();
+        let (few, written) = records(0..50_000);
+        database.write(&written).unwrap();
+        assert!(!partitions(&database), "they are small");
+        let (many, written) = records(50_000..200_000);
+        database.write(&written).unwrap();
+        assert!(partitions(&database), "they are large");
+        let look = |database: &Database| {
+            for keys in [&few, &many] {
+                let found = database.get(keys.iter().map(Vec::as_slice)).unwrap();
+                let numbers = found.iter().map(|row| u64::from_be_bytes(row.as_ref().unwrap()[..].try_into().unwrap()));
+                assert!(numbers.eq(keys.iter().map(|key| u64::from_be_bytes(key[2..].try_into().unwrap()))));
+            }
+            let missing = records(200_000..210_000).0;
+            assert!(database.get(missing.iter().map(Vec::as_slice)).unwrap().iter().all(Option::is_none));
+        };
+        look(&database);
+        drop(database);
+        let again = open();
+        assert!(again.in_pieces.load(Ordering::Relaxed), "it has not become smaller");
+        look(&again);
+    }
 }
