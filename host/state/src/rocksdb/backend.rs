@@ -356,6 +356,9 @@ impl StateBackend for Rocks {
 
     fn redescribe(&mut self, states: &[StateDescriptor]) -> Result<(), Fault> {
         self.check()?;
+        if states == self.states {
+            return Ok(());
+        }
         let columns: Arc<[StateDescriptor]> = ttl::columns(states).into();
         let bare = self.cache.redescribe(&self.columns, &columns)?;
         for shard in &mut self.shards {

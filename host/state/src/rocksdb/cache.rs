@@ -158,6 +158,9 @@ impl Cache {
         let rows = self.rows.redescribed(from, to, self.marks.len())?;
         let before = std::mem::replace(&mut self.rows, rows);
         let mut bare = Vec::new();
+        if from.iter().all(|state| to.contains(state)) {
+            return Ok(bare);
+        }
         for slot in 0..self.marks.len() as Slot {
             if self.marks[slot as usize] & RESIDENT > 0 && self.rows.is_empty(slot) && !before.is_empty(slot) {
                 // What is stored of it has no value any more either.

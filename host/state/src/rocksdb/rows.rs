@@ -12,9 +12,6 @@ use tidemill_model::state::Slot;
 
 use super::layout::{Layout, Part, Reader, column_type};
 
-/// Values that are copied together when the states change.
-const REDESCRIBED_AT_ONCE: usize = 8192;
-
 pub(super) struct Rows {
     types: Vec<DataType>,
     layout: Layout,
@@ -86,17 +83,49 @@ impl Rows {
         Ok(Self { types, layout, data: Vec::new(), variables, variable_bytes: 0 })
     }
 
-    /// The same values in the rows of other states; those that are not among them are left out.
-    pub fn redescribed(&self, from: &[StateDescriptor], to: &[StateDescriptor], slots: usize) -> Result<Self, Fault> {
+    /// The same values in the rows of other states; those that are not among them are left behind. Of `self` it remains which values
+    /// there were. One pass over the fixed part, since a worker waits for it; values of variable width are not touched.
+    pub fn redescribed(
+        &mut self,
+        from: &[StateDescriptor],
+        to: &[StateDescriptor],
+        slots: usize,
+    ) -> Result<Self, Fault> {
         let mut rows = Self::new(to)?;
-        rows.grow(slots);
+        rows.data.resize(slots * rows.layout.stride, 0);
+        let mut moves = Vec::new();
         for (index, state) in to.iter().enumerate() {
             let same = |s: &StateDescriptor| s.name == state.name && s.version == state.version;
-            let Some(before) = from.iter().position(same) else { continue };
-            let having: Vec<Slot> = (0..slots as Slot).filter(|&slot| self.has(before, slot)).collect();
-            // In pieces: offsets of a column with variable width end at 2 GiB.
-            for some in having.chunks(REDESCRIBED_AT_ONCE) {
-                rows.scatter(index, some, &self.gather(before, some)?)?;
+            let before = from.iter().position(same);
+            let width = match (before.map(|before| self.layout.parts[before]), rows.layout.parts[index]) {
+                (None, Part::Fixed { .. }) => continue,
+                (None, Part::Variable(new)) => {
+                    rows.variables[new].resize(slots, Vec::new());
+                    continue;
+                }
+                (Some(Part::Fixed { offset, width }), Part::Fixed { offset: new, width: same }) if width == same => {
+                    (offset, new, width)
+                }
+                (Some(Part::Variable(old)), Part::Variable(new)) => {
+                    rows.variables[new] = std::mem::take(&mut self.variables[old]);
+                    (0, 0, 0)
+                }
+                (Some(_), _) => {
+                    let message = format!("the type of state `{}` changes, and its version does not", state.name);
+                    return Err(Fault::internal(message));
+                }
+            };
+            moves.extend(before.map(|before| (before, index, width)));
+        }
+        let lost: usize = self.variables.iter().flatten().map(Vec::capacity).sum();
+        rows.variable_bytes = self.variable_bytes - lost;
+        let (old, new) = (self.layout.stride, rows.layout.stride);
+        for (old, new) in self.data.chunks_exact(old).zip(rows.data.chunks_exact_mut(new)) {
+            for &(before, index, (from, to, width)) in &moves {
+                if old[before / 8] >> (before % 8) & 1 == 1 {
+                    new[index / 8] |= 1 << (index % 8);
+                    new[to..to + width].copy_from_slice(&old[from..from + width]);
+                }
             }
         }
         Ok(rows)
