@@ -8,7 +8,7 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use tidemill::catalog::Builtins;
 use tidemill_control::Catalog;
 use tidemill_engine::process::{ProcessSpec, node};
-use tidemill_engine::windows::{TumblingSpec, tumbling};
+use tidemill_engine::windows::{AlignedSpec, aligned};
 use tidemill_model::entries::NoEntries;
 use tidemill_model::fault::OnError;
 use tidemill_model::key::{KeyEncoder, Partitioner};
@@ -167,15 +167,16 @@ fn aggregates(c: &mut Criterion) {
     ];
     let rows = 8192;
     for (name, call) in calls {
-        let spec = TumblingSpec {
+        let spec = AlignedSpec {
             size_ms: 10_000,
+            slide_ms: 10_000,
             offset_ms: 0,
             allowed_lateness_ms: 0,
             key: vec![0],
             aggregates: vec![("value".into(), call.into())],
             on_error: OnError::Fail,
         };
-        let built = tumbling(spec, &schema()).expect("the call is valid");
+        let built = aligned(spec, &schema()).expect("the call is valid");
         let context = OperatorContext { node: "window".into(), worker: 0, workers: 1, processing_ms: 0 };
         let mut operator = built.factory.build(&context).expect("a window");
         // A window of ten batches, then it fires: insertion, update and emission together.

@@ -27,7 +27,9 @@ import org.apache.flink.streaming.api.functions.ProcessFunction;
 import org.apache.flink.streaming.api.functions.co.KeyedCoProcessFunction;
 import org.apache.flink.streaming.api.functions.sink.v2.DiscardingSink;
 import org.apache.flink.streaming.api.functions.windowing.ProcessWindowFunction;
+import org.apache.flink.streaming.api.windowing.assigners.SlidingEventTimeWindows;
 import org.apache.flink.streaming.api.windowing.assigners.TumblingEventTimeWindows;
+import org.apache.flink.streaming.api.windowing.assigners.WindowAssigner;
 import org.apache.flink.streaming.api.windowing.windows.TimeWindow;
 import org.apache.flink.util.Collector;
 import org.apache.flink.util.OutputTag;
@@ -102,6 +104,10 @@ public class Oracle {
       case "flink-window-allowed-lateness" -> windows(rows(env, dir, "rows", 500), seconds(5), 0, seconds(3));
       case "flink-window-negative-times" -> windows(rows(env, dir, "rows", 2000), seconds(7), -seconds(2), 0);
       case "flink-window-exact-times" -> windows(rows(env, dir, "rows", 100), seconds(1), 0, 250);
+      case "flink-window-sliding" -> windows(rows(env, dir, "rows", 1000), sliding(seconds(10), seconds(2), 0), 0);
+      case "flink-window-sliding-lateness" ->
+          windows(rows(env, dir, "rows", 500), sliding(5000, 3000, -1000), seconds(3));
+      case "flink-window-sliding-gaps" -> windows(rows(env, dir, "rows", 500), sliding(1500, 4000, 250), 700);
       case "flink-windows-of-windows" -> windowsOfWindows(rows(env, dir, "rows", 1000));
       case "flink-union" -> windows(
           rows(env, dir, "slow", 5000).union(rows(env, dir, "fast", 1000), rows(env, dir, "short", 0)),
@@ -168,9 +174,17 @@ public class Oracle {
   // --- windows ---------------------------------------------------------------------------------
 
   static void windows(DataStream<Row> rows, long size, long offset, long lateness) {
+    windows(rows, TumblingEventTimeWindows.of(Duration.ofMillis(size), Duration.ofMillis(offset)), lateness);
+  }
+
+  static WindowAssigner<Object, TimeWindow> sliding(long size, long slide, long offset) {
+    return SlidingEventTimeWindows.of(Duration.ofMillis(size), Duration.ofMillis(slide), Duration.ofMillis(offset));
+  }
+
+  static void windows(DataStream<Row> rows, WindowAssigner<Object, TimeWindow> assigner, long lateness) {
     SingleOutputStreamOperator<String> fired =
         rows.keyBy(row -> row.k)
-            .window(TumblingEventTimeWindows.of(Duration.ofMillis(size), Duration.ofMillis(offset)))
+            .window(assigner)
             .allowedLateness(Duration.ofMillis(lateness))
             .sideOutputLateData(LATE)
             .aggregate(new Aggregate(), new Show());

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tidemill_connectors::registry::{self, SINKS, SOURCES};
 use tidemill_control::{Catalog, Diagnostics, Loaded, ProcessNode, WindowNode, load_text};
 use tidemill_engine::process::ProcessSpec;
-use tidemill_engine::windows::TumblingSpec;
+use tidemill_engine::windows::AlignedSpec;
 use tidemill_formats::BuiltIn;
 use tidemill_model::component::Descriptor;
 use tidemill_model::config::ConfigContext;
@@ -370,9 +370,10 @@ impl Catalog for Shown {
         tidemill_engine::expr::node(where_, select, input, on_error)
     }
     fn window(&self, node: WindowNode, input: &SchemaRef) -> Result<Built, ConfigError> {
-        let WindowNode { size_ms, offset_ms, allowed_lateness_ms, keys: key, aggregates, on_error, .. } = node;
-        tidemill_engine::windows::tumbling(
-            TumblingSpec { size_ms, offset_ms, allowed_lateness_ms, key, aggregates, on_error },
+        let WindowNode { size_ms, slide_ms, offset_ms, allowed_lateness_ms, keys: key, aggregates, on_error, .. } =
+            node;
+        tidemill_engine::windows::aligned(
+            AlignedSpec { size_ms, slide_ms, offset_ms, allowed_lateness_ms, key, aggregates, on_error },
             input,
         )
     }

@@ -60,13 +60,15 @@ pub struct ProcessNode {
     pub base: PathBuf,
 }
 
-/// A tumbling event-time window with native aggregates.
+/// An event-time window with native aggregates.
 #[derive(Clone, Debug)]
 pub struct WindowNode {
     /// Name of the node in the pipeline.
     pub name: String,
     pub size_ms: i64,
-    /// Shifts the windows against the epoch; shorter than the window.
+    /// From the start of a window to that of the next; of tumbling windows the size.
+    pub slide_ms: i64,
+    /// Shifts the windows against the epoch; shorter than the slide.
     pub offset_ms: i64,
     pub allowed_lateness_ms: i64,
     /// Indices of the key columns; at least one.

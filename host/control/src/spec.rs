@@ -157,6 +157,8 @@ pub(crate) enum LogicSpec {
 pub(crate) struct WindowSpec {
     pub span: Span,
     pub size_ms: i64,
+    /// Of tumbling windows the size.
+    pub slide_ms: i64,
     pub offset_ms: i64,
     pub allowed_lateness_ms: i64,
     pub aggregates: Vec<(Text, Text)>,

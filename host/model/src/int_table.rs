@@ -82,6 +82,16 @@ impl IntTable {
         }
     }
 
+    /// The value of a key, if it is there.
+    #[inline]
+    pub fn get(&self, key: i64) -> Option<u32> {
+        if self.len == 0 {
+            return None;
+        }
+        let entry = &self.entries[self.place(key)];
+        entry.used.then_some(entry.value)
+    }
+
     /// The value of a key; one that is not there gets what `make` returns.
     #[inline]
     pub fn get_or_insert<E>(&mut self, key: i64, make: impl FnOnce() -> Result<u32, E>) -> Result<u32, E> {

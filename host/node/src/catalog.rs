@@ -9,7 +9,7 @@ use serde_json::Value;
 use tidemill_connectors::registry::{SINKS, SOURCES};
 use tidemill_control::{Catalog, ProcessNode, WindowNode};
 use tidemill_engine::process::ProcessSpec;
-use tidemill_engine::windows::TumblingSpec;
+use tidemill_engine::windows::AlignedSpec;
 use tidemill_formats::BuiltIn;
 use tidemill_model::component::Descriptor;
 use tidemill_model::config::ConfigContext;
@@ -184,14 +184,15 @@ impl Catalog for Builtins {
     }
 
     fn window(&self, node: WindowNode, input: &SchemaRef) -> Result<Built, ConfigError> {
-        let spec = TumblingSpec {
+        let spec = AlignedSpec {
             size_ms: node.size_ms,
+            slide_ms: node.slide_ms,
             offset_ms: node.offset_ms,
             allowed_lateness_ms: node.allowed_lateness_ms,
             key: node.keys,
             aggregates: node.aggregates,
             on_error: node.on_error,
         };
-        on_deep_stack(|| tidemill_engine::windows::tumbling(spec, input))
+        on_deep_stack(|| tidemill_engine::windows::aligned(spec, input))
     }
 }

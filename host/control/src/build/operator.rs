@@ -124,6 +124,7 @@ impl Builder<'_> {
         let node = WindowNode {
             name: name.clone(),
             size_ms: window.size_ms,
+            slide_ms: window.slide_ms,
             offset_ms: window.offset_ms,
             allowed_lateness_ms: window.allowed_lateness_ms,
             keys: keys.clone(),
@@ -141,7 +142,10 @@ impl Builder<'_> {
             built,
             edges: arrived.edges(0, &Exchange::Key(keys)),
             times: EventTimes::Given,
-            kind: format!("tumbling window, {}", duration(window.size_ms)),
+            kind: match (window.size_ms, window.slide_ms) {
+                (size, slide) if size == slide => format!("tumbling window, {}", duration(size)),
+                (size, slide) => format!("sliding window, {} each {}", duration(size), duration(slide)),
+            },
             inputs: vec![(String::new(), arrived.names)],
             key: key.all.iter().map(|column| column.text.clone()).collect(),
         })

@@ -27,7 +27,7 @@ const SETTINGS: &[&str] = &[
     "exchange",
     "on_error",
 ];
-const WINDOW: &[&str] = &["tumbling", "offset", "allowed_lateness"];
+const WINDOW: &[&str] = &["tumbling", "sliding", "slide", "offset", "allowed_lateness"];
 const DAY_MS: i64 = 24 * 3600 * 1000;
 const SIZE: Limits<DurationMs> =
     Limits { range: DurationMs(1)..=DurationMs(366 * DAY_MS), words: "a duration of 1ms to 366d", type_error: None };
@@ -232,19 +232,48 @@ fn window(report: &mut Report, fields: &Fields<'_>, what: &str) -> Option<Window
             .help("say what is computed per key and window: `aggregates: { flights: \"count(*)\", mean: avg(delay) }`");
     }
     let settings = Fields::read(report, &entry.value, "`window`", &entry.key_span, WINDOW)?;
-    if settings.get("tumbling").is_none() && !settings.misspelt {
-        report.error(&entry.key_span, "`window` does not say its size").help("`window: { tumbling: 1h }`");
-    }
-    let size = settings.parsed(report, "tumbling", &SIZE);
+    let (size, slide) = size(report, &settings, entry);
     let offset_ms = settings.parsed(report, "offset", &OFFSET).map_or(0, |d| d.0);
     let allowed_lateness_ms = settings.parsed(report, "allowed_lateness", &DELAY).map_or(0, |d| d.0);
-    let size_ms = size?.0;
-    if offset_ms.abs() >= size_ms
+    let (size_ms, slide_ms) = (size?.0, slide?.0);
+    if offset_ms.abs() >= slide_ms
         && let Some(offset) = settings.text(report, "offset")
     {
-        report.error(&offset.span, "`offset` must be shorter than the window").label("too long");
+        let what = if slide_ms == size_ms { "window" } else { "slide" };
+        report.error(&offset.span, format!("`offset` must be shorter than the {what}")).label("too long");
     }
-    Some(WindowSpec { span: entry.key_span.clone(), size_ms, offset_ms, allowed_lateness_ms, aggregates })
+    Some(WindowSpec { span: entry.key_span.clone(), size_ms, slide_ms, offset_ms, allowed_lateness_ms, aggregates })
+}
+
+/// Size and slide, which for tumbling windows is the size. What is missing or wrong is reported.
+fn size(report: &mut Report, settings: &Fields<'_>, entry: &Entry) -> (Option<DurationMs>, Option<DurationMs>) {
+    const SLIDING: &str = "windows that overlap: `window: { sliding: 10s, slide: 1s }`";
+    match (settings.get("tumbling"), settings.get("sliding"), settings.get("slide")) {
+        (Some(_), None, None) => {
+            let size = settings.parsed(report, "tumbling", &SIZE);
+            return (size, size);
+        }
+        (None, Some(_), Some(_)) => {
+            return (settings.parsed(report, "sliding", &SIZE), settings.parsed(report, "slide", &SIZE));
+        }
+        (Some(one), Some(two), _) => {
+            let error = report.error(&two.key_span, "a window is either `tumbling` or `sliding`");
+            error.label("and this").also(&one.key_span, "this");
+        }
+        (Some(_), None, Some(slide)) => {
+            let error = report.error(&slide.key_span, "tumbling windows have no `slide`");
+            error.label("not here").help(SLIDING);
+        }
+        (None, ..) if settings.misspelt => {}
+        (None, Some(sliding), None) => {
+            report.error(&sliding.key_span, "sliding windows need a `slide`").help(SLIDING);
+        }
+        (None, None, _) => {
+            let error = report.error(&entry.key_span, "`window` does not say its size");
+            error.help(format!("`window: {{ tumbling: 1h }}`; {SLIDING}"));
+        }
+    }
+    (None, None)
 }
 
 fn aggregates(report: &mut Report, fields: &Fields<'_>) -> Vec<(Text, Text)> {

@@ -1,6 +1,6 @@
 //! The aggregates of a window node: planned once, one set of accumulators per pane.
 //!
-//! Law: `drain` empties the accumulators for the next pane, `peek` leaves them as they are.
+//! Law: `drain` empties the accumulators for the next pane, `state` leaves them as they are.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -83,30 +83,6 @@ impl Aggregates {
             Ok(cast(&acc.evaluate(EmitTo::All)?, &call.data_type)?)
         };
         self.calls.iter().zip(accumulators).map(evaluate).collect()
-    }
-
-    /// The results of all groups or some, without a change of the accumulators. `groups`: their number.
-    pub fn peek(
-        &self,
-        accumulators: &mut Accumulators,
-        groups: usize,
-        chosen: Option<&UInt32Array>,
-    ) -> Result<Vec<ArrayRef>> {
-        let all: Vec<usize> = (0..groups).collect();
-        let mut results = Vec::with_capacity(accumulators.len());
-        for ((_, call), acc) in self.calls.iter().zip(accumulators) {
-            // The result is made in a second accumulator.
-            let state = state_of(acc.as_mut(), &all)?;
-            let picked: Vec<ArrayRef> = match chosen {
-                None => state,
-                Some(chosen) => state.iter().map(|s| take(s, chosen, None)).collect::<std::result::Result<_, _>>()?,
-            };
-            let count = chosen.map_or(groups, arrow::array::Array::len);
-            let mut copy = accumulator(call)?;
-            copy.merge_batch(&picked, &all[..count], count)?;
-            results.push(cast(&copy.evaluate(EmitTo::All)?, &call.data_type)?);
-        }
-        Ok(results)
     }
 }
 

@@ -8,7 +8,6 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BinaryArray, Int64Array};
 use arrow::buffer::{NullBuffer, ScalarBuffer};
-use arrow::compute::take;
 use arrow::datatypes::{DataType, Int64Type, Schema};
 use arrow::error::ArrowError;
 use arrow::row::Rows;
@@ -72,11 +71,6 @@ impl KeyReader {
             _ => Ok(Vec::new()),
         }
     }
-
-    /// The same for some groups.
-    pub fn columns_of(&self, groups: &Groups, chosen: &ArrayRef) -> Result<Vec<ArrayRef>, ArrowError> {
-        self.columns(groups)?.iter().map(|c| take(c, chosen, None)).collect()
-    }
 }
 
 pub(super) enum Groups {
@@ -118,6 +112,48 @@ impl Groups {
                 },
                 Self::Encoded(groups) => numbers.push(groups.group(key, hash_key(key))),
             }
+        }
+    }
+
+    /// The groups here of all keys of another table made by the same reader, or of some; new ones are added.
+    pub fn add_from(&mut self, other: &Self, chosen: Option<&[u32]>, numbers: &mut Vec<usize>) {
+        numbers.clear();
+        match (&mut *self, other, chosen) {
+            (Self::I64(own), Self::I64(other), None) if other.null.is_none() => {
+                own.add(other.keys.iter().copied(), numbers);
+            }
+            (_, _, None) => (0..other.len()).for_each(|number| self.add_one(other, number, numbers)),
+            (_, _, Some(chosen)) => chosen.iter().for_each(|&n| self.add_one(other, n as usize, numbers)),
+        }
+    }
+
+    fn add_one(&mut self, other: &Self, number: usize, numbers: &mut Vec<usize>) {
+        match (self, other) {
+            (Self::Global(len), _) => {
+                *len = 1;
+                numbers.push(0);
+            }
+            (Self::I64(own), Self::I64(other)) if other.null == Some(number) => own.add_null(numbers),
+            (Self::I64(own), Self::I64(other)) => own.add(std::iter::once(other.keys[number]), numbers),
+            (Self::Encoded(own), Self::Encoded(other)) => {
+                let key = other.keys.get(number);
+                numbers.push(own.group(key, hash_key(key)));
+            }
+            _ => unreachable!("both tables come from one reader"),
+        }
+    }
+
+    /// The group here of a key of another table.
+    pub fn find(&self, other: &Self, number: usize) -> Option<usize> {
+        match (self, other) {
+            (Self::Global(len), _) => (*len > 0).then_some(0),
+            (Self::I64(own), Self::I64(other)) if other.null == Some(number) => own.null,
+            (Self::I64(own), Self::I64(other)) => own.table.get(other.keys[number]).map(|number| number as usize),
+            (Self::Encoded(own), Self::Encoded(other)) => {
+                let key = other.keys.get(number);
+                own.find(key, hash_key(key))
+            }
+            _ => unreachable!("both tables come from one reader"),
         }
     }
 
@@ -254,6 +290,12 @@ impl EncodedGroups {
             self.keys.push(key);
         }
         group
+    }
+
+    fn find(&self, key: &[u8], hash: u64) -> Option<usize> {
+        let tag = hash as u32;
+        let same = |e: &(u32, u32)| e.0 == tag && self.keys.get(e.1 as usize) == key;
+        self.table.find(mix(i64::from(tag)), same).map(|e| e.1 as usize)
     }
 
     fn clear(&mut self) {

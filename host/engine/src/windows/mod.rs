@@ -4,10 +4,11 @@
 //! whose window is past `end - 1 + allowed lateness` is late and leaves through the port `late` as it came.
 
 mod aggregate;
+mod aligned;
 mod groups;
 mod pane;
 mod start;
 mod stored;
-mod tumbling;
+mod sums;
 
-pub use tumbling::{TumblingSpec, tumbling};
+pub use aligned::{AlignedSpec, aligned};

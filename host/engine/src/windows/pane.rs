@@ -1,6 +1,7 @@
 //! One window's rows, aggregated by key.
 
 use arrow::array::{ArrayRef, BinaryArray, UInt32Array};
+use arrow::compute::take;
 
 use super::aggregate::{Accumulators, Aggregates, Inputs, Result};
 use super::groups::{BatchKeys, Groups, KeyReader};
@@ -8,13 +9,11 @@ use super::groups::{BatchKeys, Groups, KeyReader};
 pub(super) struct Pane {
     pub groups: Groups,
     accumulators: Accumulators,
-    /// Its result has been emitted; kept for late rows.
-    pub fired: bool,
 }
 
 impl Pane {
     pub fn new(reader: &KeyReader, aggregates: &Aggregates) -> Result<Self> {
-        Ok(Self { groups: reader.table(), accumulators: aggregates.accumulators()?, fired: false })
+        Ok(Self { groups: reader.table(), accumulators: aggregates.accumulators()? })
     }
 
     /// Adds all `count` rows of a batch, or those in `rows`; their groups are left in `numbers`.
@@ -35,24 +34,36 @@ impl Pane {
         let mut columns = reader.columns(&self.groups)?;
         columns.extend(aggregates.drain(&mut self.accumulators)?);
         self.groups.clear();
-        self.fired = false;
         Ok(columns)
     }
 
-    /// Key columns and results of all groups or some. The pane stays as it is.
-    pub fn peek(
-        &mut self,
-        reader: &KeyReader,
-        aggregates: &Aggregates,
-        chosen: Option<UInt32Array>,
-    ) -> Result<Vec<ArrayRef>> {
-        let results = aggregates.peek(&mut self.accumulators, self.groups.len(), chosen.as_ref())?;
-        let mut columns = match chosen {
-            None => reader.columns(&self.groups)?,
-            Some(chosen) => reader.columns_of(&self.groups, &(std::sync::Arc::new(chosen) as ArrayRef))?,
-        };
-        columns.extend(results);
-        Ok(columns)
+    /// Forgets all groups.
+    pub fn clear(&mut self, aggregates: &Aggregates) -> Result<()> {
+        self.groups.clear();
+        aggregates.drain(&mut self.accumulators).map(drop)
+    }
+
+    /// Adds what another pane has, which keeps it.
+    pub fn absorb(&mut self, other: &mut Self, aggregates: &Aggregates) -> Result<()> {
+        let mut numbers = Vec::new();
+        self.groups.add_from(&other.groups, None, &mut numbers);
+        let state = other.state(aggregates)?;
+        aggregates.merge(&mut self.accumulators, &state, &numbers, self.groups.len())
+    }
+
+    /// The same for the keys that this pane has already.
+    pub fn absorb_known(&mut self, other: &mut Self, aggregates: &Aggregates) -> Result<()> {
+        let (mut theirs, mut ours) = (Vec::new(), Vec::new());
+        for number in 0..self.groups.len() {
+            if let Some(found) = other.groups.find(&self.groups, number) {
+                theirs.push(found as u32);
+                ours.push(number);
+            }
+        }
+        let theirs = UInt32Array::from(theirs);
+        let state = other.state(aggregates)?;
+        let state = state.iter().map(|column| Ok(take(column, &theirs, None)?)).collect::<Result<Vec<_>>>()?;
+        aggregates.merge(&mut self.accumulators, &state, &ours, self.groups.len())
     }
 
     /// The state of all groups, in order of their numbers. The pane stays as it is.

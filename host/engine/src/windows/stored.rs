@@ -17,6 +17,7 @@ use tidemill_model::schema::type_name;
 use tidemill_model::snapshot::{ByGroup, CHUNK_BYTES_MAX, CHUNK_ROWS_MAX, Restore, Table, key_group_field};
 
 use super::aggregate::{Aggregates, Result as Aggregated};
+use super::aligned::AlignedSpec;
 use super::groups::FrozenGroups;
 use super::pane::Pane;
 
@@ -37,16 +38,14 @@ pub(super) fn schema(aggregates: &Aggregates, settings: BTreeMap<String, String>
 }
 
 /// What the settings of [`schema`] say of a window.
-pub(super) fn settings(
-    size_ms: i64,
-    offset_ms: i64,
-    key: impl Iterator<Item = DataType>,
-    aggregates: &[(String, String)],
-) -> BTreeMap<String, String> {
+pub(super) fn settings(spec: &AlignedSpec, key: impl Iterator<Item = DataType>) -> BTreeMap<String, String> {
     let key: Vec<String> = key.map(|data_type| type_name(&data_type)).collect();
-    let own = [("size_ms", size_ms.to_string()), ("offset_ms", offset_ms.to_string()), ("key", key.join(", "))];
-    let calls = aggregates.iter().map(|(name, call)| (format!("aggregates.{name}"), call.clone()));
-    own.into_iter().map(|(name, value)| (name.to_owned(), value)).chain(calls).collect()
+    let times = [("size_ms", spec.size_ms), ("offset_ms", spec.offset_ms)];
+    // Tumbling windows have no slide of their own.
+    let slide = (spec.slide_ms != spec.size_ms).then_some(("slide_ms", spec.slide_ms));
+    let times = times.into_iter().chain(slide).map(|(name, ms)| (name.to_owned(), ms.to_string()));
+    let calls = spec.aggregates.iter().map(|(name, call)| (format!("aggregates.{name}"), call.clone()));
+    times.chain([("key".to_owned(), key.join(", "))]).chain(calls).collect()
 }
 
 /// A pane, frozen.
@@ -59,9 +58,9 @@ pub(super) struct FrozenPane {
 }
 
 impl FrozenPane {
-    pub fn new(start: i64, pane: &mut Pane, aggregates: &Aggregates) -> Aggregated<Self> {
+    pub fn new(start: i64, fired: bool, pane: &mut Pane, aggregates: &Aggregates) -> Aggregated<Self> {
         let (keys, groups) = (pane.groups.freeze(), pane.groups.len());
-        Ok(Self { start, fired: pane.fired, keys, groups, state: pane.state(aggregates)? })
+        Ok(Self { start, fired, keys, groups, state: pane.state(aggregates)? })
     }
 }
 

@@ -7,7 +7,7 @@ use arrow::datatypes::{DataType, SchemaRef};
 use proptest::prelude::*;
 use tidemill_engine::driver::{Checkpoint, Driver, Input, one_operator};
 use tidemill_engine::process::{ProcessSpec, node};
-use tidemill_engine::windows::{TumblingSpec, tumbling};
+use tidemill_engine::windows::{AlignedSpec, aligned};
 use tidemill_model::Fault;
 use tidemill_model::dead::DeadRow;
 use tidemill_model::fault::OnError;
@@ -90,8 +90,16 @@ fn count_node(input: &SchemaRef) -> Built {
 fn window_node(input: &SchemaRef, lateness: i64) -> Built {
     let aggregates = vec![("n".to_owned(), "count(*)".to_owned())];
     let (key, on_error) = (vec![0], OnError::Fail);
-    let spec = TumblingSpec { size_ms: 100, offset_ms: 0, allowed_lateness_ms: lateness, key, aggregates, on_error };
-    tumbling(spec, input).unwrap()
+    let spec = AlignedSpec {
+        size_ms: 100,
+        slide_ms: 100,
+        offset_ms: 0,
+        allowed_lateness_ms: lateness,
+        key,
+        aggregates,
+        on_error,
+    };
+    aligned(spec, input).unwrap()
 }
 
 fn plan(built: &Built, splits: i64, delay_ms: i64) -> Plan {

@@ -8,7 +8,7 @@ use arrow::datatypes::{DataType, SchemaRef};
 use proptest::prelude::*;
 use tidemill_engine::driver::{Checkpoint, Driver, Input, one_operator};
 use tidemill_engine::process::{ProcessSpec, node};
-use tidemill_engine::windows::{TumblingSpec, tumbling};
+use tidemill_engine::windows::{AlignedSpec, aligned};
 use tidemill_model::component::StateKind;
 use tidemill_model::fault::OnError;
 use tidemill_model::logic::{TimeDomain, TimerChange};
@@ -22,15 +22,16 @@ use crate::support::{floats, ints, lines, rows, schema, sorted, texts};
 fn windows(input: &SchemaRef, lateness: i64, key: &[usize], calls: &[(&str, &str)]) -> Built {
     let aggregates = calls.iter().map(|(name, call)| ((*name).to_owned(), (*call).to_owned())).collect();
     let on_error = OnError::Fail;
-    let spec = TumblingSpec {
+    let spec = AlignedSpec {
         size_ms: 10,
+        slide_ms: 10,
         offset_ms: 0,
         allowed_lateness_ms: lateness,
         key: key.to_vec(),
         aggregates,
         on_error,
     };
-    tumbling(spec, input).unwrap()
+    aligned(spec, input).unwrap()
 }
 
 fn keyed(logic: Native, input: &SchemaRef) -> Built {

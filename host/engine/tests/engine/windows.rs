@@ -1,19 +1,27 @@
-//! Tumbling windows.
+//! Tumbling and sliding windows.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use arrow::datatypes::DataType;
 use proptest::prelude::*;
 use tidemill_engine::driver::{Driver, Input, one_operator};
-use tidemill_engine::windows::{TumblingSpec, tumbling};
+use tidemill_engine::windows::{AlignedSpec, aligned};
 use tidemill_model::fault::OnError;
 use tidemill_model::time::WATERMARK_MAX;
 
 use crate::support::{driver, explain, floats, ints, lines, rows, schema, sorted, texts, times};
 
-fn spec(size_ms: i64, offset_ms: i64, allowed_lateness_ms: i64, aggregates: &[(&str, &str)]) -> TumblingSpec {
+fn spec(size_ms: i64, offset_ms: i64, allowed_lateness_ms: i64, aggregates: &[(&str, &str)]) -> AlignedSpec {
     let aggregates = aggregates.iter().map(|(n, a)| ((*n).to_owned(), (*a).to_owned())).collect();
-    TumblingSpec { size_ms, offset_ms, allowed_lateness_ms, key: vec![0], aggregates, on_error: OnError::Fail }
+    AlignedSpec {
+        size_ms,
+        slide_ms: size_ms,
+        offset_ms,
+        allowed_lateness_ms,
+        key: vec![0],
+        aggregates,
+        on_error: OnError::Fail,
+    }
 }
 
 /// Rows `(key, time)` and watermarks in turn; results as `key start end count`, late rows as `late key time`.
@@ -24,8 +32,12 @@ enum Step {
 use Step::{Rows, Watermark};
 
 fn counts(size: i64, offset: i64, lateness: i64, steps: &[Step]) -> Vec<String> {
+    counts_of(spec(size, offset, lateness, &[("n", "count(*)")]), steps)
+}
+
+fn counts_of(spec: AlignedSpec, steps: &[Step]) -> Vec<String> {
     let input = schema(&[("k", DataType::Int64), ("t", DataType::Int64)]);
-    let built = tumbling(spec(size, offset, lateness, &[("n", "count(*)")]), &input).unwrap();
+    let built = aligned(spec, &input).unwrap();
     let mut driver = driver(&built, &input, &[0], Some(1), 1);
     let mut seen = Vec::new();
     for step in steps {
@@ -136,6 +148,49 @@ fn an_endless_lateness_keeps_windows_until_the_end() {
     assert_eq!(counts(10, 0, i64::MAX, &steps), ["1 [0, 10) 1", "1 [0, 10) 2", "1 [0, 10) 3", "end"]);
 }
 
+fn sliding(size: i64, slide: i64, lateness: i64, steps: &[Step]) -> Vec<String> {
+    counts_of(AlignedSpec { slide_ms: slide, ..spec(size, 0, lateness, &[("n", "count(*)")]) }, steps)
+}
+
+#[test]
+fn a_row_is_in_all_windows_that_hold_it() {
+    assert_eq!(
+        sliding(10, 5, 0, &[Rows(&[(1, 3), (2, 7), (1, 12)]), Watermark(4), Watermark(14)]),
+        ["1 [-5, 5) 1", "1 [0, 10) 1", "2 [0, 10) 1", "1 [5, 15) 1", "2 [5, 15) 1", "end", "1 [10, 20) 1"]
+    );
+    // Size and slide have 2 in common.
+    assert_eq!(sliding(6, 4, 0, &[Rows(&[(1, 4), (1, 5), (1, 6)])]), ["end", "1 [0, 6) 2", "1 [4, 10) 3"]);
+}
+
+#[test]
+fn a_row_is_late_when_all_its_windows_are_past() {
+    // [0, 10) is past, [5, 15) is not.
+    let steps = [Rows(&[(1, 1), (1, 6)]), Watermark(9), Rows(&[(1, 7), (1, 4)]), Watermark(14), Rows(&[(2, 8)])];
+    assert_eq!(sliding(10, 5, 0, &steps), ["1 [-5, 5) 1", "1 [0, 10) 2", "late 1|4", "1 [5, 15) 2", "late 2|8", "end"]);
+    // With windows kept for longer each of them fires again, once.
+    let steps = [Rows(&[(1, 1), (2, 6)]), Watermark(14), Rows(&[(1, 7), (1, 4), (1, 12)]), Watermark(20)];
+    assert_eq!(
+        sliding(10, 5, 6, &steps),
+        [
+            "1 [-5, 5) 1",
+            "1 [0, 10) 1",
+            "2 [0, 10) 1",
+            "2 [5, 15) 1",
+            "1 [0, 10) 3",
+            "1 [5, 15) 2",
+            "1 [10, 20) 1",
+            "end"
+        ]
+    );
+}
+
+#[test]
+fn between_windows_there_may_be_none() {
+    // [0, 2), [10, 12): what lies between belongs nowhere, and is late when it is past.
+    let steps = [Rows(&[(1, 1), (1, 5), (1, 11)]), Watermark(30), Rows(&[(1, 26), (1, 45)])];
+    assert_eq!(sliding(2, 10, 0, &steps), ["1 [0, 2) 1", "1 [10, 12) 1", "late 1|26", "end"]);
+}
+
 #[test]
 fn results_come_in_order_of_windows_and_first_rows() {
     let rows: &[(i64, i64)] = &[(5, 25), (3, 1), (9, 2), (3, 26), (1, 3)];
@@ -182,7 +237,7 @@ fn aggregates_are_as_computed_by_hand() {
         ("approx_distinct(s)", "2", "1"),
     ] {
         let spec = spec(10, 0, 0, &[("v", call)]);
-        let built = tumbling(spec, &batch.schema()).unwrap_or_else(|e| panic!("{call}: {e:?}"));
+        let built = aligned(spec, &batch.schema()).unwrap_or_else(|e| panic!("{call}: {e:?}"));
         let mut driver = driver(&built, &batch.schema(), &[0], Some(1), 1);
         driver.push("in", batch.clone()).unwrap();
         driver.finish().unwrap();
@@ -212,8 +267,8 @@ fn keys_may_be_null_several_or_none() {
             ],
         ),
     ] {
-        let spec = TumblingSpec { key: key.clone(), ..spec(10, 0, 0, &[("n", "count(*)")]) };
-        let built = tumbling(spec, &batch.schema()).unwrap();
+        let spec = AlignedSpec { key: key.clone(), ..spec(10, 0, 0, &[("n", "count(*)")]) };
+        let built = aligned(spec, &batch.schema()).unwrap();
         let mut driver = driver(&built, &batch.schema(), &key, Some(2), 1);
         driver.push("in", batch.clone()).unwrap();
         driver.finish().unwrap();
@@ -230,7 +285,7 @@ fn keys_may_be_null_several_or_none() {
 fn large_windows_come_out_in_batches() {
     let n = 20_000;
     let input = rows(&[("k", ints(0..n)), ("t", ints((0..n).map(|_| 5)))]);
-    let built = tumbling(spec(10, 0, 0, &[("n", "count(*)")]), &input.schema()).unwrap();
+    let built = aligned(spec(10, 0, 0, &[("n", "count(*)")]), &input.schema()).unwrap();
     let mut driver = driver(&built, &input.schema(), &[0], Some(1), 1);
     driver.push("in", input).unwrap();
     driver.finish().unwrap();
@@ -243,7 +298,7 @@ fn large_windows_come_out_in_batches() {
 fn wrong_settings_are_explained() {
     let input = schema(&[("k", DataType::Utf8), ("x", DataType::Float64), ("window_end", DataType::Int64)]);
     let with = |size, offset, lateness, name: &str, call: &str| {
-        explain(&tumbling(spec(size, offset, lateness, &[(name, call)]), &input).err().expect("refused"))
+        explain(&aligned(spec(size, offset, lateness, &[(name, call)]), &input).err().expect("refused"))
     };
     for (seen, expected) in [
         (with(0, 0, 0, "n", "count(*)"), "window.tumbling: a window of 0 ms holds nothing"),
@@ -272,7 +327,7 @@ fn wrong_settings_are_explained() {
         ("approx_percentile_cont(x, x)", "must be a literal"),
         ("avg(x, x)", "avg(float64, float64) does not exist"),
     ] {
-        let error = tumbling(spec(10, 0, 0, &[("n", call)]), &input).err().expect("refused");
+        let error = aligned(spec(10, 0, 0, &[("n", call)]), &input).err().expect("refused");
         assert_eq!(error.path, ["aggregates", "n"], "{call}");
         assert!(error.message.contains(part), "{call}: {}", error.message);
     }
@@ -281,7 +336,7 @@ fn wrong_settings_are_explained() {
 #[test]
 fn rows_without_event_time_and_failing_arguments_are_clear_faults() {
     let input = rows(&[("k", ints([1, 2])), ("t", ints([1, 2])), ("z", ints([1, 0]))]);
-    let built = tumbling(spec(10, 0, 0, &[("n", "sum(10 / z)")]), &input.schema()).unwrap();
+    let built = aligned(spec(10, 0, 0, &[("n", "sum(10 / z)")]), &input.schema()).unwrap();
     let mut without = driver(&built, &input.schema(), &[0], None, 1);
     without.push("in", input.clone()).unwrap();
     let fault = without.finish().unwrap_err();
@@ -299,8 +354,8 @@ fn rows_that_an_aggregate_cannot_read_are_put_aside_alone() {
         rows(&[("k", column(|r| r.0)), ("t", column(|r| r.1)), ("z", column(|r| r.2))])
     };
     let aggregates = [("n", "count(*)"), ("sum", "sum(10 / z)"), ("few", "count(*) FILTER (WHERE 1 / (z - 1) = 0)")];
-    let spec = TumblingSpec { on_error: OnError::DeadLetter, ..spec(10, 0, 5, &aggregates) };
-    let built = tumbling(spec, &batch(&[]).schema()).unwrap();
+    let spec = AlignedSpec { on_error: OnError::DeadLetter, ..spec(10, 0, 5, &aggregates) };
+    let built = aligned(spec, &batch(&[]).schema()).unwrap();
     let mut driver = driver(&built, &batch(&[]).schema(), &[0], Some(1), 1);
     driver.push("in", batch(&[(1, 5, 2), (1, 6, 0), (1, 15, 5), (1, 7, 1), (2, 16, 0)])).unwrap();
     driver.tick().unwrap();
@@ -355,7 +410,7 @@ proptest! {
         let input = schema(&[("k", DataType::Int64), ("t", DataType::Int64), ("v", DataType::Int64)]);
         let calls = [("n", "count(*)"), ("c", "count(v)"), ("s", "sum(v)"), ("lo", "min(v)"), ("hi", "max(v)"),
             ("d", "count(distinct v)")];
-        let built = tumbling(spec(10, offset, lateness, &calls), &input).unwrap();
+        let built = aligned(spec(10, offset, lateness, &calls), &input).unwrap();
         let mut source = Input::new("in", &input);
         source.key = vec![0];
         let mut driver = Driver::by_hand(&one_operator("op", &built, &[source]), workers, seed).unwrap();
@@ -385,7 +440,7 @@ proptest! {
         let calls = [("n", "count(*)"), ("c", "count(v)"), ("s", "sum(v)"), ("lo", "min(v)"), ("hi", "max(v)"),
             ("d", "count(distinct v)")];
         let lateness = if endless { WATERMARK_MAX } else { 0 };
-        let built = tumbling(spec(10, 0, lateness, &calls), &input).unwrap();
+        let built = aligned(spec(10, 0, lateness, &calls), &input).unwrap();
         let mut driver = driver(&built, &input, &[0], Some(1), 1);
         let (mut taken, mut watermark) = (Vec::new(), i64::MIN);
         for (part, next) in &parts {
@@ -406,4 +461,91 @@ proptest! {
         }
         prop_assert_eq!(sorted(latest.into_values().collect()), model(&taken, 10, 0));
     }
+
+    /// Step by step what windows kept one by one would show, late rows included.
+    #[test]
+    fn sums_of_slices_are_what_windows_one_by_one_would_show(
+        size in 1i64..30, slide in 1i64..30, shift in -30i64..30, lateness in prop::sample::select(vec![0, 7, 40, i64::MAX]),
+        parts in prop::collection::vec(
+            (prop::collection::vec((0i64..4, 0i64..100, -5i64..5), 1..20), 0i64..120), 1..12),
+    ) {
+        let offset = shift % slide;
+        let input = schema(&[("k", DataType::Int64), ("t", DataType::Int64), ("v", DataType::Int64)]);
+        let calls = [("n", "count(*)"), ("s", "sum(v)"), ("hi", "max(v)"), ("d", "count(distinct v)")];
+        let built = aligned(AlignedSpec { slide_ms: slide, ..spec(size, offset, lateness, &calls) }, &input).unwrap();
+        let mut driver = driver(&built, &input, &[0], Some(1), 1);
+        let mut kept = Kept { size, slide, offset, lateness, watermark: i64::MIN, rows: BTreeMap::new() };
+        for (part, next) in &parts {
+            let batch = rows(&[("k", ints(part.iter().map(|r| r.0))), ("t", ints(part.iter().map(|r| r.1))),
+                ("v", ints(part.iter().map(|r| r.2)))]);
+            driver.push("in", batch).unwrap();
+            driver.tick().unwrap();
+            let (fired, late) = kept.take(part);
+            prop_assert_eq!(sorted(kept_lines(&driver.take_output("out"))), sorted(fired));
+            prop_assert_eq!(sorted(lines(&driver.take_output("late"))), sorted(late));
+            driver.advance_event_time("in", *next).unwrap();
+            prop_assert_eq!(sorted(kept_lines(&driver.take_output("out"))), sorted(kept.advance(*next)));
+        }
+        driver.finish().unwrap();
+        prop_assert_eq!(sorted(kept_lines(&driver.take_output("out"))), sorted(kept.advance(WATERMARK_MAX)));
+    }
+}
+
+type Taken = (i64, i64, i64);
+
+/// All windows with their rows, by key and start.
+struct Kept {
+    size: i64,
+    slide: i64,
+    offset: i64,
+    lateness: i64,
+    watermark: i64,
+    rows: BTreeMap<(i64, i64), Vec<Taken>>,
+}
+
+impl Kept {
+    /// What fires again, and what is late.
+    fn take(&mut self, part: &[Taken]) -> (Vec<String>, Vec<String>) {
+        let (mut again, mut late) = (BTreeSet::new(), Vec::new());
+        for row in part {
+            let first = (row.1 - self.offset).div_euclid(self.slide) * self.slide + self.offset;
+            let windows = (0..).map(|n| first - n * self.slide).take_while(|start| start + self.size > row.1);
+            let last = |start: i64| start + self.size - 1;
+            let open: Vec<i64> =
+                windows.filter(|start| last(*start).saturating_add(self.lateness) > self.watermark).collect();
+            if open.is_empty() && row.1.saturating_add(self.lateness) <= self.watermark {
+                late.push(format!("{}|{}|{}", row.0, row.1, row.2));
+            }
+            for start in open {
+                self.rows.entry((row.0, start)).or_default().push(*row);
+                if last(start) <= self.watermark {
+                    again.insert((row.0, start));
+                }
+            }
+        }
+        (again.into_iter().map(|window| self.show(window)).collect(), late)
+    }
+
+    fn advance(&mut self, watermark: i64) -> Vec<String> {
+        let before = self.watermark;
+        self.watermark = before.max(watermark);
+        let due = |start: i64| start + self.size - 1 > before && start + self.size - 1 <= self.watermark;
+        self.rows.keys().filter(|(_, start)| due(*start)).map(|window| self.show(*window)).collect()
+    }
+
+    fn show(&self, (key, start): (i64, i64)) -> String {
+        let values: Vec<i64> = self.rows[&(key, start)].iter().map(|row| row.2).collect();
+        let (sum, hi) = (values.iter().sum::<i64>(), values.iter().max().unwrap());
+        let distinct = values.iter().collect::<BTreeSet<_>>().len();
+        format!("{key} {start} {}|{sum}|{hi}|{distinct}", values.len())
+    }
+}
+
+/// Results as key, start of the window, and aggregates.
+fn kept_lines(batches: &[tidemill_model::Batch]) -> Vec<String> {
+    let show = |line: &String| {
+        let parts: Vec<&str> = line.split('|').collect();
+        format!("{} {} {}", parts[0], parts[1].parse::<chrono_free::Ms>().unwrap().0, parts[3..].join("|"))
+    };
+    lines(batches).iter().map(show).collect()
 }

@@ -1,12 +1,16 @@
-//! Tumbling event-time windows: every row is in the one window that its event time falls into.
+//! Windows that begin at the same times for all keys: tumbling and sliding, over event time.
 //!
-//! Flink's rules, window by window (`TumblingEventTimeWindows`, `EventTimeTrigger`, `WindowOperator`): a window starts at
-//! `ts - ((ts - offset) mod size)`; it fires when the watermark reaches `end - 1`; it is dropped, and rows for it are
-//! late, when the watermark reaches `end - 1 + allowed lateness`.
+//! Flink's rules, window by window (`SlidingEventTimeWindows`, `EventTimeTrigger`, `WindowOperator`): windows start at
+//! `ts - ((ts - offset) mod slide)` and at each slide before it whose window still holds `ts`; a window fires when the watermark reaches
+//! `end - 1`; it is dropped, and rows for it are late, when the watermark reaches `end - 1 + allowed lateness`. A row is late if
+//! that holds for all its windows.
 //!
 //! One difference: Flink fires again for each late element within the allowed lateness. Here a late *batch* updates
 //! its windows first, and then each updated key fires once, with the result after the batch. The last result
 //! per key and window is the same.
+//!
+//! Rows are aggregated once, into the slice (as long as the greatest common divisor of size and slide) that they fall into; a window is the
+//! sum of its slices ([`super::sums`]), so that its cost does not grow with the number of windows that a row is in.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::{Range, RangeInclusive};
@@ -33,17 +37,22 @@ use super::groups::KeyReader;
 use super::pane::Pane;
 use super::start::window_start;
 use super::stored::{self, FrozenPane, StoredPane};
+use super::sums::Sums;
 use crate::poison::{Attempt, Rejects, search};
 use crate::sql::message;
 
 /// Empty panes kept for the next windows: as many as are open while ticks are in flight, so that memory is used again.
 const SPARE_PANES_MAX: usize = 32;
+/// So many slices may have one window.
+const SLICES_MAX: i64 = 100_000;
 
-/// A tumbling window node.
+/// A window node whose windows are the same for all keys.
 #[derive(Clone, Debug)]
-pub struct TumblingSpec {
+pub struct AlignedSpec {
     pub size_ms: i64,
-    /// Shifts windows against the epoch; less than the size in either direction.
+    /// From the start of a window to that of the next; of tumbling windows the size.
+    pub slide_ms: i64,
+    /// Shifts windows against the epoch; less than the slide in either direction.
     pub offset_ms: i64,
     /// How long after its end a window still takes rows.
     pub allowed_lateness_ms: i64,
@@ -57,25 +66,43 @@ pub struct TumblingSpec {
 
 /// Output columns: key columns, `window_start`, `window_end` (timestamp(ms)), aggregates; port 1 is `late`. Error paths:
 /// `window` and the setting, `key`, `aggregates` and the name.
-pub fn tumbling(spec: TumblingSpec, input: &SchemaRef) -> Result<Built, ConfigError> {
+pub fn aligned(spec: AlignedSpec, input: &SchemaRef) -> Result<Built, ConfigError> {
     check_times(&spec).map_err(|e| e.inside("window"))?;
     KeyReader::new(input, &spec.key).map_err(|e| not_a_key(&spec, input, &e.to_string()))?;
     let aggregates = Aggregates::new(input, &spec.aggregates).map_err(|e| e.inside("aggregates"))?;
     let schema = output_schema(&spec, input, &aggregates)?;
     let key = spec.key.iter().map(|&c| input.field(c).data_type().clone());
-    let settings = stored::settings(spec.size_ms, spec.offset_ms, key, &spec.aggregates);
+    let settings = stored::settings(&spec, key);
     let stored = stored::schema(&aggregates, settings).map_err(|e| ConfigError::new(&["aggregates"], message(&e)))?;
     let outputs = vec![("out".to_owned(), schema.clone()), ("late".to_owned(), input.clone())];
     let factory = Factory { spec, input: input.clone(), aggregates: Arc::new(aggregates), schema, stored };
     Ok(Built { factory: Arc::new(factory), outputs })
 }
 
-fn check_times(spec: &TumblingSpec) -> Result<(), ConfigError> {
-    if spec.size_ms <= 0 {
-        return Err(ConfigError::new(&["tumbling"], format!("a window of {} ms holds nothing", spec.size_ms)));
+/// Length of what size and slide are multiples of.
+fn slice_ms(spec: &AlignedSpec) -> i64 {
+    let (mut a, mut b) = (spec.size_ms, spec.slide_ms);
+    while b != 0 {
+        (a, b) = (b, a % b);
     }
-    if spec.offset_ms.saturating_abs() >= spec.size_ms {
-        let message = format!("an offset of {} ms is not less than the size of {} ms", spec.offset_ms, spec.size_ms);
+    a
+}
+
+fn check_times(spec: &AlignedSpec) -> Result<(), ConfigError> {
+    if spec.size_ms <= 0 {
+        let size = if spec.slide_ms == spec.size_ms { "tumbling" } else { "sliding" };
+        return Err(ConfigError::new(&[size], format!("a window of {} ms holds nothing", spec.size_ms)));
+    }
+    if spec.slide_ms <= 0 {
+        return Err(ConfigError::new(&["slide"], format!("a slide of {} ms leads nowhere", spec.slide_ms)));
+    }
+    if spec.size_ms / slice_ms(spec) > SLICES_MAX {
+        let message =
+            format!("size and slide have too little in common: a window would have more than {SLICES_MAX} slices");
+        return Err(ConfigError::new(&["slide"], message));
+    }
+    if spec.offset_ms.saturating_abs() >= spec.slide_ms {
+        let message = format!("an offset of {} ms is not less than {} ms", spec.offset_ms, spec.slide_ms);
         return Err(ConfigError::new(&["offset"], message));
     }
     if spec.allowed_lateness_ms < 0 {
@@ -84,12 +111,12 @@ fn check_times(spec: &TumblingSpec) -> Result<(), ConfigError> {
     Ok(())
 }
 
-fn not_a_key(spec: &TumblingSpec, input: &Schema, error: &str) -> ConfigError {
+fn not_a_key(spec: &AlignedSpec, input: &Schema, error: &str) -> ConfigError {
     let types: Vec<String> = spec.key.iter().map(|&c| type_name(input.field(c).data_type())).collect();
     ConfigError::new(&["key"], format!("({}) can't be a key: {error}", types.join(", ")))
 }
 
-fn output_schema(spec: &TumblingSpec, input: &Schema, aggregates: &Aggregates) -> Result<SchemaRef, ConfigError> {
+fn output_schema(spec: &AlignedSpec, input: &Schema, aggregates: &Aggregates) -> Result<SchemaRef, ConfigError> {
     let mut fields: Vec<Field> = spec.key.iter().map(|&c| input.field(c).clone()).collect();
     let time = || DataType::Timestamp(TimeUnit::Millisecond, None);
     fields.push(Field::new("window_start", time(), false));
@@ -110,7 +137,7 @@ fn output_schema(spec: &TumblingSpec, input: &Schema, aggregates: &Aggregates) -
 }
 
 struct Factory {
-    spec: TumblingSpec,
+    spec: AlignedSpec,
     input: SchemaRef,
     aggregates: Arc<Aggregates>,
     schema: SchemaRef,
@@ -120,7 +147,7 @@ struct Factory {
 
 impl OperatorFactory for Factory {
     fn build(&self, context: &OperatorContext) -> Result<Box<dyn Operator>, Fault> {
-        Ok(Box::new(Tumbling {
+        Ok(Box::new(Aligned {
             rejects: Rejects {
                 node: context.node.clone(),
                 worker: context.worker,
@@ -133,7 +160,9 @@ impl OperatorFactory for Factory {
             schema: self.schema.clone(),
             stored: self.stored.clone(),
             watermark: WATERMARK_MIN,
-            panes: BTreeMap::new(),
+            slice_ms: slice_ms(&self.spec),
+            slices: BTreeMap::new(),
+            sums: Sums::default(),
             unfired: BTreeSet::new(),
             spare: Vec::new(),
             results: VecDeque::new(),
@@ -145,17 +174,19 @@ impl OperatorFactory for Factory {
     }
 }
 
-struct Tumbling {
+struct Aligned {
     rejects: Rejects,
-    spec: TumblingSpec,
+    spec: AlignedSpec,
     reader: KeyReader,
     aggregates: Arc<Aggregates>,
     schema: SchemaRef,
     stored: SchemaRef,
     watermark: i64,
-    /// By window start.
-    panes: BTreeMap<i64, Pane>,
-    /// Starts of the panes that have not fired.
+    slice_ms: i64,
+    /// By the slice's start.
+    slices: BTreeMap<i64, Pane>,
+    sums: Sums,
+    /// Starts of windows that have rows and have not fired.
     unfired: BTreeSet<i64>,
     spare: Vec<Pane>,
     /// Fired, not yet emitted.
@@ -172,30 +203,48 @@ struct Fired {
     emitted: usize,
 }
 
-/// Which rows of a batch belong to which window.
+/// Which rows of a batch belong to which slice.
 enum Spread {
     One(i64),
     Many(Vec<(i64, Vec<u32>)>),
 }
 
-impl Tumbling {
-    fn end(&self, start: i64) -> i64 {
-        start.saturating_add(self.spec.size_ms)
+impl Aligned {
+    fn end(&self, window: i64) -> i64 {
+        window.saturating_add(self.spec.size_ms)
     }
 
     /// The last event time that belongs to the window.
-    fn last(&self, start: i64) -> i64 {
-        self.end(start) - 1
+    fn last(&self, window: i64) -> i64 {
+        self.end(window) - 1
     }
 
-    fn is_late(&self, start: i64) -> bool {
-        self.last(start).saturating_add(self.spec.allowed_lateness_ms) <= self.watermark
+    /// The last event time that belongs to the slice.
+    fn last_of_slice(&self, slice: i64) -> i64 {
+        slice.saturating_add(self.slice_ms) - 1
+    }
+
+    fn is_gone(&self, window: i64) -> bool {
+        self.last(window).saturating_add(self.spec.allowed_lateness_ms) <= self.watermark
+    }
+
+    /// The windows of a slice, the last one first. None: it lies between windows, which the slide may leave.
+    fn windows(&self, slice: i64) -> impl Iterator<Item = i64> + use<> {
+        let (size, slide) = (self.spec.size_ms, self.spec.slide_ms);
+        let last = window_start(slice, self.spec.offset_ms, slide);
+        std::iter::successors(Some(last), move |window| window.checked_sub(slide))
+            .take_while(move |window| window.saturating_add(size) > slice)
+    }
+
+    /// No window will need it.
+    fn is_late(&self, slice: i64) -> bool {
+        self.windows(slice).next().is_none_or(|last| self.is_gone(last))
     }
 
     fn spread(&self, times: &[i64]) -> Spread {
         let (min, max) = times.iter().fold((i64::MAX, i64::MIN), |(lo, hi), &t| (lo.min(t), hi.max(t)));
-        let first = window_start(min, self.spec.offset_ms, self.spec.size_ms);
-        if max <= self.last(first) {
+        let first = window_start(min, self.spec.offset_ms, self.slice_ms);
+        if max <= self.last_of_slice(first) {
             return Spread::One(first);
         }
         let mut index: HashMap<i64, usize> = HashMap::new();
@@ -203,12 +252,12 @@ impl Tumbling {
         let (mut current, mut range) = (0, None);
         for (row, &time) in times.iter().enumerate() {
             if !range.as_ref().is_some_and(|r: &RangeInclusive<i64>| r.contains(&time)) {
-                let start = window_start(time, self.spec.offset_ms, self.spec.size_ms);
+                let start = window_start(time, self.spec.offset_ms, self.slice_ms);
                 current = *index.entry(start).or_insert_with(|| {
                     parts.push((start, Vec::new()));
                     parts.len() - 1
                 });
-                range = Some(start..=self.last(start));
+                range = Some(start..=self.last_of_slice(start));
             }
             parts[current].1.push(row as u32);
         }
@@ -221,22 +270,32 @@ impl Tumbling {
         out.emit(1, rows);
     }
 
-    /// Takes the late rows out and leaves the windows of the others, with their rows.
+    /// Takes out the rows that no window takes, and leaves the slices of the others, with their rows.
     fn split_late(
         &self,
         batch: &Batch,
+        times: &[i64],
         parts: &mut Vec<(i64, Vec<u32>)>,
         out: &mut dyn Collector,
     ) -> Result<(), Fault> {
-        let mut late: Vec<u32> = Vec::new();
-        parts.retain(|(start, rows)| {
-            let is_late = self.is_late(*start);
-            if is_late {
-                late.extend(rows);
+        let (mut late, mut between): (Vec<u32>, u64) = (Vec::new(), 0);
+        parts.retain(|(slice, rows)| {
+            if !self.is_late(*slice) {
+                return true;
             }
-            !is_late
+            for &row in rows {
+                // Between windows a row is late by itself, as in Flink.
+                let is_late = times[row as usize].saturating_add(self.spec.allowed_lateness_ms) <= self.watermark;
+                if is_late { late.push(row) } else { between += 1 }
+            }
+            false
         });
-        if !late.is_empty() {
+        if between > 0 {
+            out.count("rows_between_windows", between);
+        }
+        if late.len() == batch.num_rows() {
+            self.late(batch.clone(), out);
+        } else if !late.is_empty() {
             late.sort_unstable();
             self.late(batch.take(&UInt32Array::from(late))?, out);
         }
@@ -254,23 +313,30 @@ impl Tumbling {
             return self.add_good(batch, parts, out);
         };
         let keys = self.reader.read(batch)?;
-        for (start, rows) in parts {
-            let mut pane = match self.panes.remove(&start) {
+        let mut again = BTreeMap::<i64, Vec<(i64, Vec<u32>)>>::new();
+        for (slice, rows) in parts {
+            let mut pane = match self.slices.remove(&slice) {
                 Some(pane) => pane,
                 None => {
-                    self.unfired.insert(start);
+                    self.expect(slice);
                     self.new_pane()?
                 }
             };
             let mut numbers = std::mem::take(&mut self.numbers);
             pane.update(&keys, &inputs, batch.num_rows(), rows.as_ref(), &mut numbers).map_err(|e| self.broken(&e))?;
-            if self.last(start) <= self.watermark {
-                self.fire_again(start, &mut pane, &numbers)?;
+            self.sums.changed(slice);
+            let fired = |window: &i64| self.last(*window) <= self.watermark && !self.is_gone(*window);
+            let mut fired = self.windows(slice).skip_while(|window| !fired(window)).take_while(fired).peekable();
+            if fired.peek().is_some() {
+                let mut touched: Vec<u32> = numbers.iter().map(|&n| n as u32).collect();
+                touched.sort_unstable();
+                touched.dedup();
+                fired.for_each(|window| again.entry(window).or_default().push((slice, touched.clone())));
             }
             self.numbers = numbers;
-            self.panes.insert(start, pane);
+            self.slices.insert(slice, pane);
         }
-        Ok(())
+        again.into_iter().try_for_each(|(window, touched)| self.fire_again(window, touched))
     }
 
     /// The same for a batch with rows that cannot be read: rejects those among `parts` (not late ones beside them), and
@@ -302,6 +368,13 @@ impl Tumbling {
         Ok(())
     }
 
+    /// The windows of a slice will fire that have not yet.
+    fn expect(&mut self, slice: i64) {
+        let watermark = self.watermark;
+        let last = |window: i64| window.saturating_add(self.spec.size_ms) - 1;
+        self.unfired.extend(self.windows(slice).take_while(|&window| last(window) > watermark));
+    }
+
     fn new_pane(&mut self) -> Result<Pane, Fault> {
         match self.spare.pop() {
             Some(pane) => Ok(pane),
@@ -309,59 +382,83 @@ impl Tumbling {
         }
     }
 
-    /// Late rows within the allowed lateness have come: their keys fire at once.
-    fn fire_again(&mut self, start: i64, pane: &mut Pane, numbers: &[usize]) -> Result<(), Fault> {
-        let mut touched: Vec<u32> = numbers.iter().map(|&n| n as u32).collect();
-        touched.sort_unstable();
-        touched.dedup();
-        let rows = touched.len();
-        let columns = pane.peek(&self.reader, &self.aggregates, Some(touched.into())).map_err(|e| self.broken(&e))?;
-        self.results.push_back(Fired { start, columns, rows, emitted: 0 });
-        pane.fired = true;
-        self.unfired.remove(&start);
-        Ok(())
+    /// Late rows within the allowed lateness have come: their keys, by slice and number, fire at once.
+    fn fire_again(&mut self, window: i64, touched: Vec<(i64, Vec<u32>)>) -> Result<(), Fault> {
+        let mut result = self.new_pane()?;
+        for (slice, numbers) in touched {
+            if let Some(pane) = self.slices.get(&slice) {
+                result.groups.add_from(&pane.groups, Some(&numbers), &mut self.numbers);
+            }
+        }
+        let end = self.end(window);
+        for pane in self.slices.range_mut(window..end).map(|(_, pane)| pane) {
+            result.absorb_known(pane, &self.aggregates).map_err(|e| broken(&self.rejects, &e))?;
+        }
+        self.push_result(window, result)
     }
 
-    /// Takes in a part of a window from a snapshot.
-    fn merge(&mut self, stored: StoredPane) -> Result<(), Fault> {
-        let mut pane = match self.panes.remove(&stored.start) {
+    /// Takes in a part of a slice from a snapshot.
+    fn merge(&mut self, stored: &StoredPane) -> Result<(), Fault> {
+        let mut pane = match self.slices.remove(&stored.start) {
             Some(pane) => pane,
             None => self.new_pane()?,
         };
         pane.merge(&stored.keys, &stored.state, &self.aggregates).map_err(|e| self.broken(&e))?;
-        pane.fired = stored.fired;
         if !stored.fired {
-            self.unfired.insert(stored.start);
+            self.expect(stored.start);
         }
-        self.panes.insert(stored.start, pane);
+        self.slices.insert(stored.start, pane);
         Ok(())
     }
 
-    /// Fires and drops the first pane for which it is time. Whether there was one.
+    /// Fires the first window for which it is time, or drops the slices that no window needs any more. Whether one has fired.
     fn fire_next(&mut self) -> Result<bool, Fault> {
-        // Panes are in order of time: those to be dropped stand in front, and no look at those that are only kept is needed.
-        let dropped = self.panes.first_key_value().map(|(&start, _)| start).filter(|&start| self.is_late(start));
-        let due = || self.unfired.first().copied().filter(|&start| self.last(start) <= self.watermark);
-        let Some(start) = dropped.or_else(due) else { return Ok(false) };
-        self.unfired.remove(&start);
-        let mut pane = self.panes.remove(&start).expect("found above");
-        let rows = pane.groups.len();
-        let (fired, is_late) = (pane.fired, self.is_late(start));
-        let columns = match is_late {
-            true => pane.drain(&self.reader, &self.aggregates),
-            false => pane.peek(&self.reader, &self.aggregates, None),
+        let due = self.unfired.first().copied().filter(|&window| self.last(window) <= self.watermark);
+        let Some(window) = due else {
+            while let Some(slice) = self.slices.keys().next().copied().filter(|&slice| self.is_late(slice)) {
+                let pane = self.slices.remove(&slice).expect("found above");
+                self.recycle(pane)?;
+            }
+            return Ok(false);
         };
-        let columns = columns.map_err(|e| self.broken(&e))?;
-        if !fired {
-            self.results.push_back(Fired { start, columns, rows, emitted: 0 });
+        self.unfired.remove(&window);
+        let result = match self.slices.remove(&window) {
+            // The only one that has these rows.
+            Some(pane) if self.slice_ms == self.spec.size_ms && self.is_late(window) => pane,
+            pane => {
+                self.slices.extend(pane.map(|pane| (window, pane)));
+                let end = self.end(window);
+                let (reader, aggregates, spare) = (&self.reader, &self.aggregates, &mut self.spare);
+                let new = || spare.pop().map_or_else(|| Pane::new(reader, aggregates), Ok);
+                let sum = self.sums.of(window..end, self.spec.slide_ms, &mut self.slices, aggregates, new);
+                sum.map_err(|e| self.broken(&e))?
+            }
+        };
+        self.push_result(window, result)?;
+        Ok(true)
+    }
+
+    fn push_result(&mut self, start: i64, mut pane: Pane) -> Result<(), Fault> {
+        let rows = pane.groups.len();
+        let columns = pane.drain(&self.reader, &self.aggregates).map_err(|e| self.broken(&e))?;
+        self.results.push_back(Fired { start, columns, rows, emitted: 0 });
+        self.keep_spare(pane);
+        Ok(())
+    }
+
+    fn recycle(&mut self, mut pane: Pane) -> Result<(), Fault> {
+        if self.spare.len() < SPARE_PANES_MAX {
+            pane.clear(&self.aggregates).map_err(|e| self.broken(&e))?;
+            self.keep_spare(pane);
         }
-        if !is_late {
-            pane.fired = true;
-            self.panes.insert(start, pane);
-        } else if self.spare.len() < SPARE_PANES_MAX {
+        Ok(())
+    }
+
+    /// `pane` is empty.
+    fn keep_spare(&mut self, pane: Pane) {
+        if self.spare.len() < SPARE_PANES_MAX {
             self.spare.push(pane);
         }
-        Ok(true)
     }
 
     /// Emits about a batch of results.
@@ -399,13 +496,17 @@ impl Tumbling {
     }
 
     fn broken(&self, error: &DataFusionError) -> Fault {
-        Fault::data(format!("an aggregate fails: {}", message(error))).at(&self.rejects.node)
+        broken(&self.rejects, error)
     }
+}
+
+fn broken(rejects: &Rejects, error: &DataFusionError) -> Fault {
+    Fault::data(format!("an aggregate fails: {}", message(error))).at(&rejects.node)
 }
 
 /// Tells rows that the aggregates can read from those that they cannot.
 struct Sieve<'a> {
-    window: &'a Tumbling,
+    window: &'a Aligned,
     batch: &'a Batch,
     out: &'a mut dyn Collector,
     good: Vec<u32>,
@@ -429,7 +530,7 @@ impl Attempt for Sieve<'_> {
     }
 }
 
-impl Operator for Tumbling {
+impl Operator for Aligned {
     fn on_batch(&mut self, _input: usize, batch: Batch, out: &mut dyn Collector) -> Result<Progress, Fault> {
         if batch.is_empty() {
             return Ok(Progress::Done);
@@ -444,13 +545,13 @@ impl Operator for Tumbling {
                 .at(&self.rejects.node));
         }
         let parts = match self.spread(times) {
-            Spread::One(start) if self.is_late(start) => {
-                self.late(batch, out);
-                return Ok(Progress::Done);
-            }
-            Spread::One(start) => vec![(start, None)],
-            Spread::Many(mut parts) => {
-                self.split_late(&batch, &mut parts, out)?;
+            Spread::One(slice) if !self.is_late(slice) => vec![(slice, None)],
+            spread => {
+                let mut parts = match spread {
+                    Spread::One(slice) => vec![(slice, (0..batch.num_rows() as u32).collect())],
+                    Spread::Many(parts) => parts,
+                };
+                self.split_late(&batch, times, &mut parts, out)?;
                 parts.into_iter().map(|(start, rows)| (start, Some(rows.into()))).collect()
             }
         };
@@ -470,18 +571,22 @@ impl Operator for Tumbling {
     }
 
     fn snapshot(&mut self, _form: Form) -> Result<Snapshot, Fault> {
-        let freeze = |(&start, pane): (&i64, &mut Pane)| FrozenPane::new(start, pane, &self.aggregates);
-        let panes: Result<Vec<FrozenPane>, DataFusionError> = self.panes.iter_mut().map(freeze).collect();
-        let panes = panes.map_err(|e| self.broken(&e))?;
+        let mut panes = Vec::with_capacity(self.slices.len());
+        for (&slice, pane) in &mut self.slices {
+            // What has not fired of several windows the watermark says.
+            let fired = self.slice_ms == self.spec.size_ms && !self.unfired.contains(&slice);
+            let frozen = FrozenPane::new(slice, fired, pane, &self.aggregates);
+            panes.push(frozen.map_err(|e| broken(&self.rejects, &e))?);
+        }
         Ok(Snapshot { tables: vec![stored::table(self.stored.clone(), panes)], ..Snapshot::default() })
     }
 
     fn restore(&mut self, from: &dyn Restore) -> Result<(), Fault> {
         self.watermark = from.now().watermark;
-        stored::restore(&self.stored.clone(), from, |stored| self.merge(stored))
+        stored::restore(&self.stored.clone(), from, |stored| self.merge(&stored))
     }
 
     fn held(&self) -> u64 {
-        self.panes.values().map(|p| p.groups.len() as u64).sum()
+        self.slices.values().map(|p| p.groups.len() as u64).sum()
     }
 }
