@@ -14,8 +14,8 @@ pub const EXIT_CLOSED: u8 = 141;
 
 /// A line for people, on standard error.
 pub fn note(line: impl Display) {
-    // There is no other place to complain at.
-    let _ = writeln!(io::stderr(), "{line}");
+    // In one piece, so that lines of several processes don't mix. There is no other place to complain at.
+    let _ = io::stderr().write_all(format!("{line}\n").as_bytes());
 }
 
 /// A result, on standard output, as it is.

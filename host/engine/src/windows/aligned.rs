@@ -102,7 +102,8 @@ fn check_times(spec: &AlignedSpec) -> Result<(), ConfigError> {
         return Err(ConfigError::new(&["slide"], message));
     }
     if spec.offset_ms.saturating_abs() >= spec.slide_ms {
-        let message = format!("an offset of {} ms is not less than {} ms", spec.offset_ms, spec.slide_ms);
+        let what = if spec.slide_ms == spec.size_ms { "size" } else { "slide" };
+        let message = format!("an offset of {} ms is not less than the {what} of {} ms", spec.offset_ms, spec.slide_ms);
         return Err(ConfigError::new(&["offset"], message));
     }
     if spec.allowed_lateness_ms < 0 {

@@ -201,7 +201,7 @@ fn of_requests_that_end_a_run_one_is_done_at_a_time() {
     let ended = interrupted(&folder, 1, |folder, _| {
         for _ in 0..3 {
             let all = folder.run(
-                "export XDG_RUNTIME_DIR=$PWD; for n in 1 2 3 4; do (tidemill rescale numbers -w $n 2>&1) & done; wait",
+                "export XDG_RUNTIME_DIR=$PWD; for n in 1 2 3 4; do tidemill rescale numbers -w $n >said-$n 2>&1 & done; wait; cat said-*",
             );
             let outcomes =
                 ["runs with ", "error: the job is being rescaled already", "error: the job is being started"];
