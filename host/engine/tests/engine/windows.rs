@@ -357,7 +357,6 @@ fn windows_that_cannot_be_are_explained() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
     /// In whatever order rows come, and however they are cut into batches, the sessions are the same.
     #[test]
     fn sessions_merge_in_any_order(

@@ -70,6 +70,13 @@ impl Keys {
         numbers.extend(keys.iter().map(number));
     }
 
+    /// Asks for the memory that [`Keys::remove`] needs.
+    pub fn prefetch(&self, number: u32) {
+        if let Self::I64(own) = self {
+            own.table.prefetch(own.values[number as usize]);
+        }
+    }
+
     /// The key has no windows any more.
     pub fn remove(&mut self, number: u32) {
         match self {

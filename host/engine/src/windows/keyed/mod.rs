@@ -5,8 +5,10 @@
 //! lateness fires its window again, here once per batch.
 
 mod contents;
+mod fire;
 mod keys;
 mod operator;
+mod place;
 mod slots;
 mod store;
 mod stored;
@@ -49,7 +51,23 @@ pub(super) fn keyed(spec: WindowSpec, input: &SchemaRef) -> Result<Built, Config
     let stored = stored::schema(&aggregates, stored::settings(&spec, &key));
     let stored = stored.map_err(|e| ConfigError::new(&["aggregates"], message(&e)))?;
     let outputs = vec![("out".to_owned(), schema.clone()), ("late".to_owned(), input.clone())];
+    let every = match trigger.fires {
+        Fires::Every(domain, ms) => Some((domain, ms)),
+        Fires::Early(ms) => Some((TimeDomain::Processing, ms)),
+        _ => None,
+    };
+    let fires_at_end = match trigger.fires {
+        Fires::AtEnd | Fires::Early(_) => true,
+        // As the rows of a window may end before its next firing.
+        Fires::Every(domain, _) => domain == spec.time,
+        Fires::Count(_) | Fires::Delta { .. } => false,
+    };
+    let bounded = spec.windows.bounded();
     let plan = Plan {
+        by_rows: !bounded || trigger.fires != Fires::AtEnd,
+        bounded,
+        fires_at_end,
+        every,
         spec,
         trigger,
         input: input.clone(),
@@ -66,6 +84,14 @@ pub(super) fn keyed(spec: WindowSpec, input: &SchemaRef) -> Result<Built, Config
 struct Plan {
     spec: WindowSpec,
     trigger: Trigger,
+    /// Windows have an end.
+    bounded: bool,
+    /// A window fires at its end.
+    fires_at_end: bool,
+    /// Each row is told to the trigger.
+    by_rows: bool,
+    /// The clock of a trigger that fires again and again, and how often, ms.
+    every: Option<(TimeDomain, i64)>,
     input: SchemaRef,
     aggregates: Arc<Aggregates>,
     /// Of each row, where it depends on the row: int64, ms.
@@ -80,26 +106,7 @@ struct Plan {
 impl Plan {
     /// Whether windows end by this clock.
     fn ends_by(&self, domain: TimeDomain) -> bool {
-        self.spec.windows.bounded() && self.spec.time == domain
-    }
-
-    /// Whether a window fires at its end.
-    fn fires_at_end(&self) -> bool {
-        match self.trigger.fires {
-            Fires::AtEnd | Fires::Early(_) => true,
-            // As the rows of a window may end before its next firing.
-            Fires::Every(domain, _) => domain == self.spec.time,
-            Fires::Count(_) | Fires::Delta { .. } => false,
-        }
-    }
-
-    /// The clock of a trigger that fires again and again, and how often, ms.
-    fn every(&self) -> Option<(TimeDomain, i64)> {
-        match self.trigger.fires {
-            Fires::Every(domain, ms) => Some((domain, ms)),
-            Fires::Early(ms) => Some((TimeDomain::Processing, ms)),
-            _ => None,
-        }
+        self.bounded && self.spec.time == domain
     }
 }
 

@@ -5,10 +5,15 @@
 
 use std::collections::BTreeMap;
 
+use tidemill_model::int_table::prefetch;
+
+/// Windows ahead of the one that is looked at whose memory is asked for.
+pub(super) const AHEAD: usize = 8;
 pub(super) const NONE: u32 = u32::MAX;
 /// No time.
 pub(super) const NEVER: i64 = i64::MAX;
 
+/// What is looked at with each row.
 #[derive(Clone, Debug)]
 pub(super) struct Window {
     pub key: u32,
@@ -17,16 +22,8 @@ pub(super) struct Window {
     pub start: i64,
     /// The first time that does not belong to it.
     pub end: i64,
-    /// The largest event time of its rows.
-    pub max_time: i64,
-    /// By clock: when it is looked at.
-    pub scheduled: [i64; 2],
-    /// When a trigger that fires again and again does so next.
-    pub fire_at: i64,
-    /// Rows since it fired by their number.
-    pub rows: u64,
-    /// The value of the row that fired last by its value.
-    pub last: Option<f64>,
+    /// When it is looked at, by the clock that ends windows.
+    pub scheduled: i64,
     /// Its number in the step, or `NONE`.
     pub number: u32,
     pub live: bool,
@@ -38,6 +35,21 @@ pub(super) struct Window {
     pub again: bool,
 }
 
+/// What triggers need to know of a window.
+#[derive(Clone, Debug)]
+pub(super) struct Firing {
+    /// The largest event time of its rows.
+    pub max_time: i64,
+    /// When it is looked at, by the other clock.
+    pub scheduled: i64,
+    /// When a trigger that fires again and again does so next.
+    pub fire_at: i64,
+    /// Rows since it fired by their number.
+    pub rows: u64,
+    /// The value of the row that fired last by its value.
+    pub last: Option<f64>,
+}
+
 impl Window {
     pub fn new(key: u32, start: i64, end: i64) -> Self {
         Self {
@@ -45,11 +57,7 @@ impl Window {
             next: NONE,
             start,
             end,
-            max_time: i64::MIN,
-            scheduled: [NEVER; 2],
-            fire_at: NEVER,
-            rows: 0,
-            last: None,
+            scheduled: NEVER,
             number: NONE,
             live: true,
             filled: false,
@@ -64,15 +72,30 @@ impl Window {
     }
 }
 
+impl Default for Firing {
+    fn default() -> Self {
+        Self { max_time: i64::MIN, scheduled: NEVER, fire_at: NEVER, rows: 0, last: None }
+    }
+}
+
 #[derive(Default)]
 pub(super) struct Store {
     /// By slot.
     windows: Vec<Window>,
+    pub firing: Vec<Firing>,
     free: Vec<u32>,
     /// By key: its first window.
     heads: Vec<u32>,
-    /// By clock and time.
-    queues: [BTreeMap<i64, Vec<u32>>; 2],
+    /// By the clock that ends windows, and by the other one.
+    queues: [Queue; 2],
+}
+
+/// Slots by the time when they are looked at.
+#[derive(Default)]
+struct Queue {
+    times: BTreeMap<i64, Vec<u32>>,
+    /// What is left of the time that is being looked at.
+    current: (i64, Vec<u32>),
 }
 
 impl std::ops::Index<u32> for Store {
@@ -112,10 +135,12 @@ impl Store {
         let slot = match self.free.pop() {
             Some(slot) => {
                 self[slot] = window;
+                self.firing[slot as usize] = Firing::default();
                 slot
             }
             None => {
                 self.windows.push(window);
+                self.firing.push(Firing::default());
                 self.windows.len() as u32 - 1
             }
         };
@@ -171,32 +196,65 @@ impl Store {
         self.heads[key as usize] = next;
     }
 
-    /// Looks at the window at `time` of a clock, if not earlier.
-    pub fn schedule(&mut self, slot: u32, clock: usize, time: i64) {
-        if time < self[slot].scheduled[clock] {
-            self[slot].scheduled[clock] = time;
-            self.queues[clock].entry(time).or_default().push(slot);
+    /// Looks at the window at `time`, if not earlier. `other`: by the clock that does not end windows.
+    #[inline]
+    pub fn schedule(&mut self, slot: u32, other: bool, time: i64) {
+        let scheduled = self.scheduled(slot, other);
+        if time < *scheduled {
+            *scheduled = time;
+            self.queues[usize::from(other)].times.entry(time).or_default().push(slot);
+        }
+    }
+
+    fn scheduled(&mut self, slot: u32, other: bool) -> &mut i64 {
+        match other {
+            false => &mut self.windows[slot as usize].scheduled,
+            true => &mut self.firing[slot as usize].scheduled,
         }
     }
 
     /// The next window for which it is time, and the time.
-    pub fn due(&mut self, clock: usize, now: i64) -> Option<(i64, u32)> {
-        while let Some(mut entry) = self.queues[clock].first_entry() {
-            let time = *entry.key();
-            if time > now {
-                return None;
+    pub fn due(&mut self, other: bool, now: i64) -> Option<(i64, u32)> {
+        loop {
+            let queue = &mut self.queues[usize::from(other)];
+            // What was scheduled in between may be earlier.
+            let first = queue.times.first_key_value().map_or(NEVER, |(&time, _)| time);
+            if queue.current.1.is_empty() || first < queue.current.0 {
+                if first > now || first == NEVER {
+                    return None;
+                }
+                let next = queue.times.remove(&first).unwrap_or_default();
+                let (time, rest) = std::mem::replace(&mut queue.current, (first, next));
+                if !rest.is_empty() {
+                    queue.times.entry(time).or_default().extend(rest);
+                }
             }
-            let slot = entry.get_mut().pop();
-            if entry.get().is_empty() {
-                entry.remove();
+            let (time, slots) = (queue.current.0, &mut queue.current.1);
+            let slot = slots.pop()?;
+            if let Some(&later) = slots.len().checked_sub(AHEAD).and_then(|at| slots.get(at)) {
+                prefetch(&self.windows, later as usize);
             }
-            let Some(slot) = slot else { continue };
-            let window = &mut self.windows[slot as usize];
-            if window.live && window.scheduled[clock] == time {
-                window.scheduled[clock] = NEVER;
+            let live = self[slot].live;
+            let scheduled = self.scheduled(slot, other);
+            if live && *scheduled == time {
+                *scheduled = NEVER;
                 return Some((time, slot));
             }
         }
-        None
+    }
+
+    pub fn prefetch_head(&self, key: u32) {
+        prefetch(&self.heads, key as usize);
+    }
+
+    /// Asks for the memory of the first windows of keys that are going to be needed.
+    #[inline]
+    pub fn prefetch(&self, keys: &[u32], at: usize) {
+        if let Some(&key) = keys.get(at + 2 * AHEAD) {
+            prefetch(&self.heads, key as usize);
+        }
+        if let Some(&slot) = keys.get(at + AHEAD).and_then(|&key| self.heads.get(key as usize)) {
+            prefetch(&self.windows, slot as usize);
+        }
     }
 }

@@ -21,7 +21,7 @@ use super::super::aggregate::{Aggregates, Result as Aggregated};
 use super::super::stored::{calls, check};
 use super::contents::Contents;
 use super::keys::Keys;
-use super::store::{NEVER, Store, Window};
+use super::store::{Firing, Store, Window};
 use super::{field, with_settings};
 
 const TABLE: &str = "windows";
@@ -72,15 +72,17 @@ pub(super) fn settings(spec: &WindowSpec, key: &[DataType]) -> BTreeMap<String, 
 pub(super) fn table(schema: SchemaRef, store: &Store, keys: &Keys, contents: &Contents) -> Aggregated<Table> {
     let slots: Vec<u32> = store.live().collect();
     let windows = || slots.iter().map(|&slot| &store[slot]);
+    let firing = || slots.iter().map(|&slot| &store.firing[slot as usize]);
     let numbers = |of: fn(&Window) -> i64| Arc::new(Int64Array::from_iter_values(windows().map(of))) as ArrayRef;
+    let of_firing = |of: fn(&Firing) -> i64| Arc::new(Int64Array::from_iter_values(firing().map(of))) as ArrayRef;
     let mut columns: Vec<ArrayRef> = vec![
         Arc::new(BinaryArray::from_iter_values(windows().map(|window| keys.bytes(window.key)))),
         numbers(|window| window.start),
         numbers(|window| window.end),
-        numbers(|window| window.max_time),
-        numbers(|window| window.fire_at),
-        Arc::new(UInt64Array::from_iter_values(windows().map(|window| window.rows))),
-        Arc::new(windows().map(|window| window.last).collect::<Float64Array>()),
+        of_firing(|firing| firing.max_time),
+        of_firing(|firing| firing.fire_at),
+        Arc::new(UInt64Array::from_iter_values(firing().map(|firing| firing.rows))),
+        Arc::new(firing().map(|firing| firing.last).collect::<Float64Array>()),
         Arc::new(windows().map(|window| Some(window.filled)).collect::<BooleanArray>()),
     ];
     columns.extend(contents.take(&slots)?);
@@ -133,19 +135,22 @@ impl StoredWindows {
     }
 
     /// The windows, with the numbers of their keys.
-    pub fn windows(&self, keys: &[u32]) -> impl Iterator<Item = Window> {
+    pub fn windows(&self, keys: &[u32]) -> impl Iterator<Item = (Window, Firing)> {
         let number = |column: usize| self.0.column(column).as_primitive::<Int64Type>();
         let (starts, ends, max_times, fire_ats) = (number(2), number(3), number(4), number(5));
         let rows = self.0.column(6).as_primitive::<UInt64Type>();
         let last = self.0.column(7).as_primitive::<Float64Type>();
         let filled = self.0.column(8).as_boolean();
-        keys.iter().enumerate().map(|(row, &key)| Window {
-            max_time: max_times.value(row),
-            fire_at: fire_ats.value(row).min(NEVER),
-            rows: rows.value(row),
-            last: last.is_valid(row).then(|| last.value(row)),
-            filled: filled.value(row),
-            ..Window::new(key, starts.value(row), ends.value(row))
+        keys.iter().enumerate().map(move |(row, &key)| {
+            let window = Window { filled: filled.value(row), ..Window::new(key, starts.value(row), ends.value(row)) };
+            let firing = Firing {
+                max_time: max_times.value(row),
+                fire_at: fire_ats.value(row),
+                rows: rows.value(row),
+                last: last.is_valid(row).then(|| last.value(row)),
+                ..Firing::default()
+            };
+            (window, firing)
         })
     }
 
