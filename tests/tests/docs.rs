@@ -18,6 +18,7 @@ use tidemill_model::component::Descriptor;
 use tidemill_model::config::ConfigContext;
 use tidemill_model::dead::DEAD_SCHEMA;
 use tidemill_model::fault::OnError;
+use tidemill_model::join::JoinSpec;
 use tidemill_model::logic::{GuestLimits, LogicFactory};
 use tidemill_model::plan::{Built, JobOptions};
 use tidemill_model::schema::type_name;
@@ -376,6 +377,9 @@ impl Catalog for Shown {
             AlignedSpec { size_ms, slide_ms, offset_ms, allowed_lateness_ms, key, aggregates, on_error },
             input,
         )
+    }
+    fn join(&self, spec: JoinSpec, inputs: [&SchemaRef; 2]) -> Result<Built, ConfigError> {
+        tidemill_engine::joins::join(spec, inputs)
     }
     fn variable(&self, _: &str) -> Option<String> {
         None

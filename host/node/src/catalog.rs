@@ -14,6 +14,7 @@ use tidemill_formats::BuiltIn;
 use tidemill_model::component::Descriptor;
 use tidemill_model::config::ConfigContext;
 use tidemill_model::fault::OnError;
+use tidemill_model::join::JoinSpec;
 use tidemill_model::logic::{GuestLimits, LogicFactory};
 use tidemill_model::plan::{Backend, Built, JobOptions};
 use tidemill_model::sink::Sink;
@@ -194,5 +195,9 @@ impl Catalog for Builtins {
             on_error: node.on_error,
         };
         on_deep_stack(|| tidemill_engine::windows::aligned(spec, input))
+    }
+
+    fn join(&self, spec: JoinSpec, inputs: [&SchemaRef; 2]) -> Result<Built, ConfigError> {
+        on_deep_stack(|| tidemill_engine::joins::join(spec, inputs))
     }
 }

@@ -5,9 +5,9 @@
 
 mod aggregate;
 mod aligned;
-mod groups;
+pub(crate) mod groups;
 mod pane;
-mod start;
+pub(crate) mod start;
 mod stored;
 mod sums;
 
