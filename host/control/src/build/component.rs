@@ -277,7 +277,13 @@ impl Builder<'_> {
 }
 
 /// One key has one type, whatever the input: else equal keys would not meet.
-pub(super) fn check_key_types(report: &mut Report, key: &Key, names: &[&str], arrived: &[Arrived], keys: &[Vec<usize>]) -> bool {
+pub(super) fn check_key_types(
+    report: &mut Report,
+    key: &Key,
+    names: &[&str],
+    arrived: &[Arrived],
+    keys: &[Vec<usize>],
+) -> bool {
     let types = |input: usize| -> Vec<&DataType> {
         keys[input].iter().map(|&column| arrived[input].schema.field(column).data_type()).collect()
     };

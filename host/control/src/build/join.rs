@@ -4,11 +4,11 @@ use tidemill_model::fault::OnError;
 use tidemill_model::join::{JoinKind, JoinSpec, JoinType, SIDES};
 use tidemill_model::plan::Exchange;
 
+use super::Builder;
 use super::component::{check_key_types, times};
 use super::input::Arrived;
 use super::operator::{Made, key_names};
 use super::refusal::{config_error, expression_error};
-use super::Builder;
 use crate::describe::duration;
 use crate::names::shown;
 use crate::spec::{Inputs, JoinLogic, Key, OperatorSpec};

@@ -88,6 +88,8 @@ pub(super) fn check_key(report: &mut Report, spec: &OperatorSpec, fields: &Field
     if fields.get("key").is_none() {
         let error = report.error(&join.span, format!("{what} has a `join`, but no `key`"));
         let [left, right] = SIDES;
-        error.help(format!("say which columns are equal: `key: {{ {left}: [COLUMN], {right}: [COLUMN] }}`, or `key: [COLUMN]`"));
+        error.help(format!(
+            "say which columns are equal: `key: {{ {left}: [COLUMN], {right}: [COLUMN] }}`, or `key: [COLUMN]`"
+        ));
     }
 }

@@ -67,7 +67,13 @@ struct Pairs {
 }
 
 impl Interval {
-    pub fn new(rejects: Rejects, output: Arc<Output>, stored: [Stored; 2], sides: [Side; 2], bounds: (i64, i64)) -> Self {
+    pub fn new(
+        rejects: Rejects,
+        output: Arc<Output>,
+        stored: [Stored; 2],
+        sides: [Side; 2],
+        bounds: (i64, i64),
+    ) -> Self {
         let (lower, upper) = bounds;
         let span = upper.saturating_sub(lower);
         let longest = upper.max(0).max(lower.saturating_neg().max(0));
@@ -156,8 +162,7 @@ impl Interval {
                     return pairs;
                 }
                 let other = pane.times[*partner as usize];
-                let is_there =
-                    other.saturating_add(kept_ms) > self.watermark || *partner as usize >= pane.settled;
+                let is_there = other.saturating_add(kept_ms) > self.watermark || *partner as usize >= pane.settled;
                 if (first..=last).contains(&other) && is_there {
                     pairs.own.push(*row);
                     pairs.other.push((*pane_start, *partner));

@@ -244,7 +244,11 @@ struct Task<'a> {
 }
 
 impl Task<'_> {
-    fn apply(&self, rows: &RecordBatch, times: ScalarBuffer<i64>) -> Result<(Batch, Option<BooleanArray>), DataFusionError> {
+    fn apply(
+        &self,
+        rows: &RecordBatch,
+        times: ScalarBuffer<i64>,
+    ) -> Result<(Batch, Option<BooleanArray>), DataFusionError> {
         let whole = || Batch::new(rows.clone()).with_times(Some(times.clone()));
         let Some(condition) = self.condition else {
             return Ok((self.projected(whole())?, None));

@@ -104,7 +104,8 @@ impl Pane {
         match arrivals.valid {
             None => self.link(arrivals.keys, arrivals.rows, from as u32..),
             Some(valid) => {
-                let with_key = arrivals.rows.iter().zip(from as u32..).filter(|&(&row, _)| valid.is_valid(row as usize));
+                let with_key =
+                    arrivals.rows.iter().zip(from as u32..).filter(|&(&row, _)| valid.is_valid(row as usize));
                 let (rows, numbers): (Vec<u32>, Vec<u32>) = with_key.unzip();
                 self.link(arrivals.keys, &rows, numbers.into_iter());
             }

@@ -109,8 +109,7 @@ impl Side {
         out: &mut dyn Collector,
     ) -> Batch {
         out.count("late_rows", late as u64);
-        let (past, rest): (Vec<u32>, Vec<u32>) =
-            (0..times.len() as u32).partition(|&row| is_late(times[row as usize]));
+        let (past, rest): (Vec<u32>, Vec<u32>) = (0..times.len() as u32).partition(|&row| is_late(times[row as usize]));
         let rest = batch.select(rest);
         let mut past = if rest.is_empty() { batch } else { batch.select(past) };
         past.hashes = None;

@@ -36,8 +36,11 @@ pub(super) struct Stored {
 
 impl Stored {
     pub fn new(number: usize, spec: &JoinSpec, side: &Side) -> Self {
-        let mut fields =
-            vec![key_group_field(), Field::new("time", DataType::Int64, false), Field::new("matched", DataType::Boolean, false)];
+        let mut fields = vec![
+            key_group_field(),
+            Field::new("time", DataType::Int64, false),
+            Field::new("matched", DataType::Boolean, false),
+        ];
         fields.extend(side.schema.fields().iter().map(|f| f.as_ref().clone().with_name(format!("row.{}", f.name()))));
         let key = side.key.iter().map(|&column| type_name(side.schema.field(column).data_type()));
         let settings = settings(spec, key.collect::<Vec<_>>().join(", "));
@@ -57,7 +60,8 @@ impl Stored {
         let bytes: usize = panes.iter().map(|pane| pane.rows.bytes()).sum();
         let rows: usize = panes.iter().map(|pane| pane.times.len()).sum();
         let chunk_rows = (CHUNK_BYTES_MAX / (bytes / rows.max(1)).max(1)).clamp(1, CHUNK_ROWS_MAX);
-        let chunks = Chunks { stored: self.clone(), panes, is_there: Box::new(is_there), chunk_rows, sorted: None, next: 0 };
+        let chunks =
+            Chunks { stored: self.clone(), panes, is_there: Box::new(is_there), chunk_rows, sorted: None, next: 0 };
         Ok(Table { name: self.name.to_owned(), schema: self.schema.clone(), chunks: Box::new(chunks) })
     }
 
@@ -81,8 +85,11 @@ impl Stored {
         for name in then.keys().chain(now.keys()) {
             if then.get(name) != now.get(name) {
                 let value = |of: &BTreeMap<String, String>| of.get(name).map_or("nothing".into(), |v| format!("`{v}`"));
-                let message =
-                    format!("the snapshot holds rows of a join whose `{name}` is {}, but now it is {}", value(&then), value(&now));
+                let message = format!(
+                    "the snapshot holds rows of a join whose `{name}` is {}, but now it is {}",
+                    value(&then),
+                    value(&now)
+                );
                 return Err(Fault::config(message).with_help(HELP));
             }
         }
@@ -90,9 +97,12 @@ impl Stored {
             let column = field.name().trim_start_matches("row.");
             let found = stored.field_with_name(field.name()).ok();
             if found.is_none_or(|found| found.data_type() != field.data_type()) {
-                let found = found.map_or("is not among them".to_owned(), |f| format!("was {}", type_name(f.data_type())));
-                let message =
-                    format!("the snapshot holds rows of `{}`, but the column `{column}`, which is read now, {found}", self.name);
+                let found =
+                    found.map_or("is not among them".to_owned(), |f| format!("was {}", type_name(f.data_type())));
+                let message = format!(
+                    "the snapshot holds rows of `{}`, but the column `{column}`, which is read now, {found}",
+                    self.name
+                );
                 return Err(Fault::config(message).with_help(HELP));
             }
         }
@@ -114,7 +124,8 @@ impl Stored {
             let chunk = chunk?;
             let times = chunk.column(1).as_primitive::<Int64Type>().values().clone();
             let matched: Vec<bool> = chunk.column(2).as_boolean().values().iter().collect();
-            let columns = self.schema.fields()[OWN_COLUMNS..].iter().map(|field| chunk.column_by_name(field.name()).cloned());
+            let columns =
+                self.schema.fields()[OWN_COLUMNS..].iter().map(|field| chunk.column_by_name(field.name()).cloned());
             let columns: Option<Vec<ArrayRef>> = columns.collect();
             let columns = columns.ok_or_else(|| Fault::data("a part of the snapshot lacks columns"))?;
             let rows = RecordBatch::try_new(self.rows.clone(), columns)?;

@@ -36,7 +36,10 @@ pub(super) fn own_columns() -> Vec<Field> {
 pub(super) fn check(size_ms: i64, slide_ms: i64, offset_ms: i64) -> Result<(), ConfigError> {
     let error = |setting: &str, message: String| Err(ConfigError::new(&[setting], message));
     if size_ms <= 0 || slide_ms <= 0 {
-        return error(if slide_ms == size_ms { "tumbling" } else { "sliding" }, "a window of no time holds nothing".into());
+        return error(
+            if slide_ms == size_ms { "tumbling" } else { "sliding" },
+            "a window of no time holds nothing".into(),
+        );
     }
     if size_ms / Windows::new(size_ms, slide_ms, offset_ms).slice > SLICES_MAX {
         let message = "size and slide have too little in common: a window would have more than";
@@ -218,7 +221,8 @@ impl Windowed {
         }
         if firing.next == firing.keys.len() {
             let rest = |matched: &BTreeMap<i64, Vec<bool>>| {
-                let rows = matched.iter().flat_map(|(&slice, rows)| (0..).zip(rows).map(move |(row, m)| (slice, row, *m)));
+                let rows =
+                    matched.iter().flat_map(|(&slice, rows)| (0..).zip(rows).map(move |(row, m)| (slice, row, *m)));
                 let mut rest: Vec<(i64, u32)> = rows.filter(|row| !row.2).map(|(slice, row, _)| (slice, row)).collect();
                 rest.reverse();
                 rest

@@ -272,7 +272,11 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 fn kinds() -> impl Strategy<Value = JoinKind> {
     prop_oneof![
         (-15i64..15, 0i64..20).prop_map(|(from, span)| interval(from, from + span)),
-        (1i64..20, -1i64..2).prop_map(|(size, offset)| window(size, size, if offset.abs() < size { offset } else { 0 })),
+        (1i64..20, -1i64..2).prop_map(|(size, offset)| window(
+            size,
+            size,
+            if offset.abs() < size { offset } else { 0 }
+        )),
         (1i64..20, 2i64..12, -1i64..2).prop_map(|(size, slide, offset)| window(size, slide, offset)),
     ]
 }
@@ -360,7 +364,11 @@ fn columns_come_out_by_the_name_of_their_side() {
         (interval(0, 5), &["right.*", "left.price"], "7|3|2|100"),
         (interval(0, 5), &["*", "left.t + right.at AS sum"], "7|1|100|7|3|2|4"),
         (window(5, 5, 0), &["window_start", "window_end", "rate"], ""),
-        (window(5, 5, 0), &["window_start", "window_end", "right.rate"], "1970-01-01T00:00:00|1970-01-01T00:00:00.005|2"),
+        (
+            window(5, 5, 0),
+            &["window_start", "window_end", "right.rate"],
+            "1970-01-01T00:00:00|1970-01-01T00:00:00.005|2",
+        ),
     ] {
         let built = join(spec(kind, INNER, None, select), [&left, &right]);
         if expected.is_empty() {
@@ -395,7 +403,8 @@ fn a_pair_that_cannot_be_computed_is_rejected_alone() {
 
 #[test]
 fn a_snapshot_of_another_join_is_refused() {
-    let input = schema(&[("k", DataType::Int64), ("t", DataType::Int64), ("id", DataType::Int64), ("more", DataType::Utf8)]);
+    let input =
+        schema(&[("k", DataType::Int64), ("t", DataType::Int64), ("id", DataType::Int64), ("more", DataType::Utf8)]);
     let made = |kind, join_type, select: &[&str]| {
         let built = join(spec(kind, join_type, None, select), [&input, &input]).unwrap();
         plan(&built, [&input, &input])
@@ -406,7 +415,10 @@ fn a_snapshot_of_another_join_is_refused() {
         (made(interval(-100, 50), INNER, &["left.id + 1 AS id"]), ""),
         (made(interval(0, 5), JoinType::Left, &["left.id"]), "whose `type` is `inner`, but now it is `left`"),
         (made(window(5, 5, 0), INNER, &["left.id"]), "whose `join` is `interval`, but now it is `window`"),
-        (made(interval(0, 5), INNER, &["left.id", "left.more"]), "the column `more`, which is read now, is not among them"),
+        (
+            made(interval(0, 5), INNER, &["left.id", "left.more"]),
+            "the column `more`, which is read now, is not among them",
+        ),
     ] {
         match Driver::restore(&next, 2, 1, &checkpoint) {
             Ok(_) => assert_eq!(refusal, ""),
