@@ -11,6 +11,7 @@ use tidemill_control::{Catalog, ProcessNode, load_text};
 use tidemill_engine::expr;
 use tidemill_model::component::{Descriptor, LogicKind, Port};
 use tidemill_model::fault::OnError;
+use tidemill_model::join::JoinSpec;
 use tidemill_model::logic::{GuestLimits, LogicFactory};
 use tidemill_model::plan::Built;
 use tidemill_model::schema::{parse_field, project};
@@ -145,6 +146,9 @@ impl Catalog for Given {
         expr::node(where_, select, input, on_error)
     }
     fn window(&self, _spec: WindowSpec, _input: &SchemaRef) -> Result<Built, ConfigError> {
+        Err(ConfigError::new(&[], "not asked for"))
+    }
+    fn join(&self, _spec: JoinSpec, _inputs: [&SchemaRef; 2]) -> Result<Built, ConfigError> {
         Err(ConfigError::new(&[], "not asked for"))
     }
 }

@@ -4,12 +4,14 @@
 //! batches. Each constructor returns `model::plan::Built`, or says with a path what is wrong in the settings.
 //!
 //! - [`expr`]: `where:` and `select:`
+//! - [`joins`]: one module per kind of join of two streams
 //! - [`process`]: the user's logic: map, filter, keyed
 //! - [`windows`]: one module per kind of window
 //! - [`driver`]: runs a plan with virtual workers and virtual time
 
 pub mod driver;
 pub mod expr;
+pub mod joins;
 mod key_list;
 mod poison;
 pub mod process;

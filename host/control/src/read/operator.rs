@@ -24,9 +24,11 @@ const SETTINGS: &[&str] = &[
     "config",
     "window",
     "aggregates",
+    "join",
     "exchange",
     "on_error",
 ];
+
 pub(super) fn operator(report: &mut Report, entry: &Entry) -> OperatorSpec {
     let name = name_of(entry);
     let what = format!("operator `{}`", shown(&name.text));
@@ -52,6 +54,7 @@ pub(super) fn operator(report: &mut Report, entry: &Entry) -> OperatorSpec {
         error.label("no use here").help("`where` and `select` look at one row at a time: remove `key`");
     }
     check_window(report, &spec, &fields, &what);
+    super::join::check_key(report, &spec, &fields, &what);
     spec
 }
 
@@ -113,7 +116,9 @@ fn check_twice(report: &mut Report, columns: &[Text]) {
 }
 
 fn logic(report: &mut Report, fields: &Fields<'_>, entry: &Entry, what: &str) -> Option<LogicSpec> {
-    let kinds = [&["where", "select"][..], &["component"], &["window"]];
+    let kinds = [&["where", "select"][..], &["component"], &["window"], &["join"]];
+    // A join has a condition and a select list of its own.
+    let kinds = if fields.get("join").is_some() { &kinds[1..] } else { &kinds };
     let given: Vec<&Entry> = kinds.iter().filter_map(|keys| keys.iter().find_map(|key| fields.get(key))).collect();
     if let [first, second, ..] = given.as_slice() {
         let message = format!("{what} has both `{}` and `{}`", first.key, second.key);
@@ -131,16 +136,21 @@ fn logic(report: &mut Report, fields: &Fields<'_>, entry: &Entry, what: &str) ->
     let stray = ["operator", "config", "aggregates"].iter().any(|key| fields.get(key).is_some());
     if given.is_empty() && !stray && !fields.misspelt {
         let error = report.error(&entry.key_span, format!("{what} does not say what it does"));
-        error.help("give it `where`, `select`, `component` or `window`");
+        error.help("give it `where`, `select`, `component`, `window` or `join`");
     }
     match given.first()?.key.as_str() {
         "component" => component(report, fields),
         "window" => window(report, fields, what).map(LogicSpec::Window),
-        _ => expression(report, fields),
+        "join" => super::join::join(report, fields, what).map(LogicSpec::Join),
+        _ => {
+            let (filter, select) = expression(report, fields)?;
+            Some(LogicSpec::Expression { filter, select })
+        }
     }
 }
 
-fn expression(report: &mut Report, fields: &Fields<'_>) -> Option<LogicSpec> {
+/// The condition and the select list.
+pub(super) fn expression(report: &mut Report, fields: &Fields<'_>) -> Option<(Option<Text>, Option<Vec<Text>>)> {
     let filter = match fields.get("where") {
         Some(_) => Some(fields.text(report, "where")?),
         None => None,
@@ -152,7 +162,7 @@ fn expression(report: &mut Report, fields: &Fields<'_>) -> Option<LogicSpec> {
     if select.as_ref().is_some_and(Vec::is_empty) {
         return None;
     }
-    Some(LogicSpec::Expression { filter, select })
+    Some((filter, select))
 }
 
 /// The items of a select list: `a, b + 1 AS c` are two. Each with its own place where it stands there literally.
