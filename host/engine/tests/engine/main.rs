@@ -4,6 +4,7 @@ mod clock;
 mod driver;
 mod expr;
 mod joins;
+mod keyed_windows;
 mod logic;
 mod process;
 mod shared;
