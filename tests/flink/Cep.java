@@ -48,7 +48,7 @@ public class Cep {
     try {
       pattern = new Parser(sides[0].trim().split("\\s+")).pattern();
       factory = NFACompiler.compileFactory(pattern, true);
-    } catch (MalformedPatternException | IllegalArgumentException | UnsupportedOperationException | NullPointerException e) {
+    } catch (MalformedPatternException | IllegalArgumentException | UnsupportedOperationException | StackOverflowError e) {
       return "refused";
     }
     try {

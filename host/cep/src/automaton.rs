@@ -227,7 +227,7 @@ impl Automaton {
                 way.push((at, next + 1));
                 match seen[target] {
                     0 => way.push((target, 0)),
-                    1 => return Err(self.endless(target)),
+                    1 => return Err(self.endless(&way)),
                     _ => {}
                 }
             }
@@ -235,8 +235,9 @@ impl Automaton {
         Ok(())
     }
 
-    fn endless(&self, state: usize) -> Refused {
-        let name = if self.states[state].stage == NONE { "" } else { &self.drafts[state].name };
+    fn endless(&self, way: &[(usize, usize)]) -> Refused {
+        let stage = way.iter().find(|(state, _)| self.states[*state].stage != NONE);
+        let name = stage.map_or("", |(state, _)| &self.drafts[*state].name);
         let message = "a group is repeated whose stages are all optional, so it could be repeated without an event";
         Refused::new(name, message, "make one of its stages necessary")
     }

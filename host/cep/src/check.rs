@@ -115,7 +115,11 @@ fn repeat(element: &Element) -> Ruled {
                 "only a stage that is repeated can be consecutive or allow combinations",
                 "say how often it occurs, or leave that out",
             )?;
-            rule(element.repeat_ms.is_none(), "a stage that occurs once has no time between its events", "leave it out")?;
+            rule(
+                element.repeat_ms.is_none(),
+                "a stage that occurs once has no time between its events",
+                "leave it out",
+            )?;
         }
         Repeat::Times(from, to) => {
             rule(to >= 1 && from <= to, "a stage can't occur so often", "use 1 or more, and the smaller number first")?;

@@ -44,10 +44,18 @@ impl History {
         self.nodes.len() == self.free_nodes.len() && self.slots.len() == self.free_slots.len()
     }
 
-    /// Gives the memory back, if nothing is held.
+    /// Begins anew, if nothing is held, and keeps the memory.
     pub fn forget(&mut self) {
         debug_assert!(self.is_empty());
-        *self = Self::default();
+        self.nodes.clear();
+        self.free_nodes.clear();
+        self.slots.clear();
+        self.free_slots.clear();
+    }
+
+    /// Bytes of memory.
+    pub fn memory(&self) -> usize {
+        self.nodes.capacity() * size_of::<Node>() + self.slots.capacity() * size_of::<Slot>()
     }
 
     /// A place for an event. It holds the event until [`Self::release_event`].

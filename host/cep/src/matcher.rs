@@ -9,8 +9,8 @@ use crate::automaton::{Automaton, SkipTo, Step, Steps};
 use crate::compile::Kind;
 use crate::formula::Condition;
 use crate::heap;
-use crate::history::{NONE, PartialMatch};
-use crate::key::{KeyState, NO_EVENT, Partial};
+use crate::history::{History, NONE, PartialMatch};
+use crate::key::{KeyState, Live, NO_EVENT, Partial};
 use crate::output::Output;
 use crate::{EventId, Stage};
 
@@ -27,11 +27,24 @@ pub trait Conditions {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Miss;
 
+/// Keys at rest whose memory is used again, and how much of it each may have: enough for most, so that a key that begins
+/// something allocates nothing, and too little to be noticed.
+const SPARE_KEYS_MAX: usize = 64;
+const SPARE_KEY_BYTES_MAX: usize = 16 << 10;
+
 /// A pattern at work. It holds no state of any key.
 #[derive(Clone, Debug)]
 pub struct Matcher {
     automaton: Arc<Automaton>,
-    /// Memory of a call.
+    room: Room,
+    /// Memory of keys that have come to rest.
+    #[expect(clippy::vec_box, reason = "it is the boxes that are used again")]
+    spare: Vec<Box<Live>>,
+}
+
+/// Memory of a call.
+#[derive(Clone, Debug, Default)]
+struct Room {
     next: Vec<Partial>,
     found: Vec<Partial>,
     asked: Vec<Step>,
@@ -39,7 +52,7 @@ pub struct Matcher {
 
 impl Matcher {
     pub fn new(automaton: Arc<Automaton>) -> Self {
-        Self { automaton, next: Vec::new(), found: Vec::new(), asked: Vec::new() }
+        Self { automaton, room: Room::default(), spare: Vec::new() }
     }
 
     pub fn automaton(&self) -> &Automaton {
@@ -48,27 +61,36 @@ impl Matcher {
 
     /// Says that it is `time` now: partial matches whose time is over go, and what waited only for them comes out.
     pub fn advance(&mut self, key: &mut KeyState, time: i64, out: &mut Output) -> Result<(), Miss> {
-        if key.deadline.is_none_or(|deadline| time < deadline) {
+        let Some(live) = key.live.as_mut() else { return Ok(()) };
+        if live.deadline.is_none_or(|deadline| time < deadline) {
             return Ok(());
         }
-        let automaton = self.automaton.clone();
-        self.next.clear();
-        self.found.clear();
-        for at in 0..key.partials.len() {
-            let partial = key.partials[at];
-            let Some(over) = over(&automaton, &partial, time) else {
-                heap::push(&mut self.next, partial);
+        let (automaton, Room { next, found, .. }) = (&*self.automaton, &mut self.room);
+        next.clear();
+        found.clear();
+        for at in 0..live.partials.len() {
+            let partial = live.partials[at];
+            let Some(over) = over(automaton, &partial, time) else {
+                heap::push(next, partial);
                 continue;
             };
             if automaton.states[partial.state as usize].kind == Kind::Pending {
-                heap::push(&mut self.found, partial);
+                heap::push(found, partial);
                 continue;
             }
-            let events = out.collect(over, key.history.back_from(partial.node));
+            let events = out.collect(over, live.history.back_from(partial.node));
             out.timed_out.push(events);
-            key.history.release(partial.node, &mut out.released);
+            live.history.release(partial.node, &mut out.released);
         }
-        self.settle(key, time, out)
+        let settled = settle(automaton, &mut self.room, live, time, out);
+        self.rest(key);
+        settled
+    }
+
+    /// Whether an event begins anything. Where it does not, an idle key need not be asked.
+    pub fn begins<C: Conditions + ?Sized>(&mut self, event: EventId, conditions: &mut C) -> bool {
+        let simple = conditions.simple(event);
+        begins(&self.automaton, &mut self.room, event, simple, conditions)
     }
 
     /// An event. `true`: it has become part of a partial match or a match, and is the owner's to keep until it stands in
@@ -81,105 +103,113 @@ impl Matcher {
         conditions: &mut C,
         out: &mut Output,
     ) -> Result<bool, Miss> {
-        let automaton = self.automaton.clone();
         let simple = conditions.simple(event);
-        if key.partials.is_empty() {
-            if !self.begins(&automaton, key, event, simple, conditions) {
+        if key.is_idle() {
+            if !begins(&self.automaton, &mut self.room, event, simple, conditions) {
                 return Ok(false);
             }
-            key.partials.push(Partial::waiting(automaton.start));
+            key.live = Some(self.wake());
         }
-        self.next.clear();
-        self.found.clear();
+        let Some(live) = key.live.as_mut() else { return Ok(false) };
+        let (automaton, Room { next, found, asked }) = (&*self.automaton, &mut self.room);
+        next.clear();
+        found.clear();
         let mut slot = NONE;
-        let mut asked = std::mem::take(&mut self.asked);
-        for at in 0..key.partials.len() {
-            let partial = key.partials[at];
-            let before = PartialMatch { history: &key.history, node: partial.node };
+        for at in 0..live.partials.len() {
+            let partial = live.partials[at];
+            let before = PartialMatch { history: &live.history, node: partial.node };
             let is = |condition| conditions.iterative(condition, event, before);
-            let (list, steps) = automaton.steps(partial.state, simple, &mut asked, is);
+            let (list, steps) = automaton.steps(partial.state, simple, asked, is);
             if list.stays {
-                heap::push(&mut self.next, partial);
+                heap::push(next, partial);
             } else {
-                let mut going = Going { automaton: &automaton, event, time, key, slot: &mut slot };
-                going.go(partial, list, steps, &mut self.next, &mut self.found, out);
+                let mut going = Going { automaton, event, time, history: &mut live.history, slot: &mut slot };
+                going.go(partial, list, steps, next, found, &mut out.released);
             }
         }
-        self.asked = asked;
-        let settled = self.settle(key, time, out);
+        let settled = settle(automaton, &mut self.room, live, time, out);
         if slot != NONE {
-            key.history.release_event(slot, &mut out.released);
-            self.tidy(key);
+            live.history.release_event(slot, &mut out.released);
         }
+        self.rest(key);
         settled.map(|()| slot != NONE)
     }
 
-    /// Whether an event begins anything, for a key with no partial match.
-    fn begins<C: Conditions + ?Sized>(
-        &mut self,
-        automaton: &Automaton,
-        key: &KeyState,
-        event: EventId,
-        simple: u64,
-        conditions: &mut C,
-    ) -> bool {
-        let before = PartialMatch { history: &key.history, node: NONE };
-        let is = |condition| conditions.iterative(condition, event, before);
-        !automaton.steps(automaton.start, simple, &mut self.asked, is).0.stays
-    }
-
-    /// Gives out the matches whose turn it is, and keeps what is left.
-    fn settle(&mut self, key: &mut KeyState, time: i64, out: &mut Output) -> Result<(), Miss> {
-        self.found.drain(..).for_each(|found| heap::push(&mut key.completed, found));
-        let skip = self.automaton.skip;
-        let mut missed = Ok(());
-        while let Some(first) = key.completed.first() {
-            let waits = self.next.first().is_some_and(|earliest| earliest.start < first.start);
-            if skip != SkipTo::None && waits {
-                break;
-            }
-            let Some(found) = heap::pop(&mut key.completed) else { break };
-            let events = out.collect(time, key.history.back_from(found.node));
-            let (survivor, missed_now) = skip.survivors(out.events(&events));
-            if missed_now {
-                missed = Err(Miss);
-            }
-            if survivor > 0 {
-                prune(&mut self.next, key, survivor, out);
-                let mut completed = std::mem::take(&mut key.completed);
-                prune(&mut completed, key, survivor, out);
-                key.completed = completed;
-            }
-            out.matches.push(events);
-            key.history.release(found.node, &mut out.released);
-        }
-        key.partials.clear();
-        key.partials.extend_from_slice(&self.next);
-        key.deadline = self.deadline(key);
-        self.tidy(key);
-        missed
-    }
-
-    fn deadline(&self, key: &KeyState) -> Option<i64> {
-        let of = |partial: &Partial| self.automaton.deadline(partial.state, partial.start_ms, partial.last_ms);
-        let running = key.partials.iter().filter(|partial| !partial.is_start());
-        let earliest = if self.automaton.has_gaps {
-            running.map(of).min()
-        } else {
-            // The root of the heap began first.
-            running.map(of).next()
-        };
-        earliest.filter(|deadline| *deadline < i64::MAX)
+    /// A key that begins something.
+    fn wake(&mut self) -> Box<Live> {
+        let mut live = self.spare.pop().unwrap_or_default();
+        live.partials.push(Partial::waiting(self.automaton.start));
+        live
     }
 
     /// A key that has come to rest gives its memory back.
-    fn tidy(&self, key: &mut KeyState) {
-        if key.is_idle() && key.history.is_empty() {
-            key.partials = Vec::new();
-            key.completed = Vec::new();
-            key.history.forget();
+    fn rest(&mut self, key: &mut KeyState) {
+        let Some(mut live) = key.live.take_if(|live| live.is_idle()) else { return };
+        let bytes =
+            live.history.memory() + (live.partials.capacity() + live.completed.capacity()) * size_of::<Partial>();
+        if self.spare.len() < SPARE_KEYS_MAX && bytes <= SPARE_KEY_BYTES_MAX {
+            live.partials.clear();
+            live.history.forget();
+            live.deadline = None;
+            self.spare.push(live);
         }
     }
+}
+
+/// Whether an event begins anything, for a key with no partial match.
+fn begins<C: Conditions + ?Sized>(
+    automaton: &Automaton,
+    room: &mut Room,
+    event: EventId,
+    simple: u64,
+    conditions: &mut C,
+) -> bool {
+    let nothing = History::default();
+    let before = PartialMatch { history: &nothing, node: NONE };
+    let is = |condition| conditions.iterative(condition, event, before);
+    !automaton.steps(automaton.start, simple, &mut room.asked, is).0.stays
+}
+
+/// Gives out the matches whose turn it is, and keeps what is left.
+fn settle(automaton: &Automaton, room: &mut Room, live: &mut Live, time: i64, out: &mut Output) -> Result<(), Miss> {
+    let Room { next, found, .. } = room;
+    found.drain(..).for_each(|found| heap::push(&mut live.completed, found));
+    let skip = automaton.skip;
+    let mut missed = Ok(());
+    while let Some(first) = live.completed.first() {
+        let waits = next.first().is_some_and(|earliest| earliest.start < first.start);
+        if skip != SkipTo::None && waits {
+            break;
+        }
+        let Some(found) = heap::pop(&mut live.completed) else { break };
+        let events = out.collect(time, live.history.back_from(found.node));
+        let (survivor, missed_now) = skip.survivors(out.events(&events));
+        if missed_now {
+            missed = Err(Miss);
+        }
+        if survivor > 0 {
+            prune(next, &mut live.history, survivor, out);
+            prune(&mut live.completed, &mut live.history, survivor, out);
+        }
+        out.matches.push(events);
+        live.history.release(found.node, &mut out.released);
+    }
+    live.partials.clear();
+    live.partials.extend_from_slice(next);
+    live.deadline = deadline(automaton, live);
+    missed
+}
+
+/// The earliest time at which a partial match is over.
+pub(crate) fn deadline(automaton: &Automaton, live: &Live) -> Option<i64> {
+    let of = |partial: &Partial| automaton.deadline(partial.state, partial.start_ms, partial.last_ms);
+    let earliest = if automaton.has_gaps {
+        live.running().map(of).min()
+    } else {
+        // The root of the heap began first.
+        live.running().map(of).next()
+    };
+    earliest.filter(|deadline| *deadline < i64::MAX)
 }
 
 /// When the time of a partial match was over, if it is.
@@ -196,11 +226,11 @@ fn over(automaton: &Automaton, partial: &Partial, time: i64) -> Option<i64> {
 }
 
 /// Ends those that begin before `survivor`.
-fn prune(heap: &mut Vec<Partial>, key: &mut KeyState, survivor: EventId, out: &mut Output) {
+fn prune(heap: &mut Vec<Partial>, history: &mut History, survivor: EventId, out: &mut Output) {
     heap::remove_if(heap, |partial| {
         let ends = partial.start < survivor && !partial.is_start();
         if ends {
-            key.history.release(partial.node, &mut out.released);
+            history.release(partial.node, &mut out.released);
         }
         ends
     });
@@ -211,7 +241,7 @@ struct Going<'a> {
     automaton: &'a Automaton,
     event: EventId,
     time: i64,
-    key: &'a mut KeyState,
+    history: &'a mut History,
     /// Of the event, once a stage has taken it.
     slot: &'a mut u32,
 }
@@ -225,7 +255,7 @@ impl Going<'_> {
         steps: &[Step],
         next: &mut Vec<Partial>,
         found: &mut Vec<Partial>,
-        out: &mut Output,
+        released: &mut Vec<EventId>,
     ) {
         for step in steps {
             let moved = match step.takes() {
@@ -235,31 +265,30 @@ impl Going<'_> {
             let kind = self.automaton.states[step.target as usize].kind;
             let complete = if kind == Kind::Final { Some(step.target) } else { step.done() };
             if let Some(state) = complete {
-                self.key.history.hold(moved.node);
+                self.history.hold(moved.node);
                 heap::push(found, Partial { state, ..moved });
             }
             if kind != Kind::Final && !list.stops {
-                self.key.history.hold(moved.node);
+                self.history.hold(moved.node);
                 heap::push(next, Partial { state: step.target, ..moved });
             }
             if step.takes().is_some() {
-                self.key.history.drop_unused(moved.node, &mut out.released);
+                self.history.drop_unused(moved.node, released);
             }
         }
         if partial.is_start() {
             heap::push(next, partial);
         } else {
-            self.key.history.release(partial.node, &mut out.released);
+            self.history.release(partial.node, released);
         }
     }
 
     /// The partial match with the event.
     fn taken(&mut self, partial: Partial, stage: Stage) -> Partial {
-        let history = &mut self.key.history;
         if *self.slot == NONE {
-            *self.slot = history.hold_event(self.event);
+            *self.slot = self.history.hold_event(self.event);
         }
-        let node = history.push(stage, *self.slot, partial.node);
+        let node = self.history.push(stage, *self.slot, partial.node);
         let (start, start_ms) =
             if partial.start == NO_EVENT { (self.event, self.time) } else { (partial.start, partial.start_ms) };
         Partial { start, start_ms, last_ms: self.time, node, ..partial }

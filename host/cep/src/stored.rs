@@ -15,7 +15,8 @@ use crate::automaton::Automaton;
 use crate::compile::Kind;
 use crate::heap;
 use crate::history::{History, NONE};
-use crate::key::{KeyState, Partial};
+use crate::key::{KeyState, Live, Partial};
+use crate::matcher::deadline;
 
 const VERSION: u64 = 1;
 
@@ -34,19 +35,17 @@ impl std::error::Error for Damaged {}
 impl KeyState {
     /// Appends the state.
     pub fn encode(&self, into: &mut Vec<u8>) {
-        if self.is_idle() {
-            return;
-        }
+        let Some(live) = &self.live else { return };
         put(into, VERSION);
-        let (order, numbers) = self.numbered();
+        let (order, numbers) = live.numbered();
         put(into, order.len() as u64);
         for node in order {
-            let (stage, event, prev) = self.history.at(node);
+            let (stage, event, prev) = live.history.at(node);
             put(into, stage.into());
             put(into, event);
             put(into, numbers.get(&prev).map_or(0, |prev| prev + 1));
         }
-        for partials in [&self.partials, &self.completed] {
+        for partials in [&live.partials, &live.completed] {
             put(into, partials.len() as u64);
             for partial in partials {
                 put(into, partial.state.into());
@@ -57,6 +56,47 @@ impl KeyState {
         }
     }
 
+    /// The state that `bytes` hold, of a pattern.
+    pub fn decode(automaton: &Automaton, bytes: &[u8]) -> Result<Self, Damaged> {
+        if bytes.is_empty() {
+            return Ok(Self::default());
+        }
+        let mut live = Live::default();
+        let mut reader = Reader { bytes };
+        if reader.number()? != VERSION {
+            return Err(Damaged("the version of the format is not known"));
+        }
+        let nodes = read_nodes(&mut reader, automaton, &mut live.history)?;
+        let mut fits = |kind, is_start: bool| match kind {
+            Kind::Start => is_start,
+            Kind::Normal | Kind::Pending => !is_start,
+            Kind::Final | Kind::Stop => false,
+        };
+        live.partials = read_partials(&mut reader, automaton, &nodes, &mut live.history, &mut fits)?;
+        let mut fits = |kind, is_start: bool| !is_start && matches!(kind, Kind::Final | Kind::Pending);
+        live.completed = read_partials(&mut reader, automaton, &nodes, &mut live.history, &mut fits)?;
+        if !reader.bytes.is_empty() {
+            return Err(Damaged("something follows"));
+        }
+        if live.partials.len() != live.running().count() + 1 {
+            return Err(Damaged("there has to be one start state"));
+        }
+        if live.partials.len() == 1 && live.completed.is_empty() {
+            return Err(Damaged("there is no partial match"));
+        }
+        let mut released = Vec::new();
+        for (node, _) in nodes {
+            live.history.release(node, &mut released);
+        }
+        if !released.is_empty() {
+            return Err(Damaged("an event belongs to no partial match"));
+        }
+        live.deadline = deadline(automaton, &live);
+        Ok(Self { live: Some(Box::new(live)) })
+    }
+}
+
+impl Live {
     /// All nodes, parents first, and the place of each.
     fn numbered(&self) -> (Vec<u32>, HashMap<u32, u64>) {
         let (mut order, mut numbers) = (Vec::new(), HashMap::new());
@@ -73,44 +113,6 @@ impl KeyState {
             }
         }
         (order, numbers)
-    }
-
-    /// The state that `bytes` hold, of a pattern.
-    pub fn decode(automaton: &Automaton, bytes: &[u8]) -> Result<Self, Damaged> {
-        let mut key = Self::default();
-        if bytes.is_empty() {
-            return Ok(key);
-        }
-        let mut reader = Reader { bytes };
-        if reader.number()? != VERSION {
-            return Err(Damaged("the version of the format is not known"));
-        }
-        let nodes = read_nodes(&mut reader, automaton, &mut key.history)?;
-        let mut fits = |kind, is_start: bool| match kind {
-            Kind::Start => is_start,
-            Kind::Normal | Kind::Pending => !is_start,
-            Kind::Final | Kind::Stop => false,
-        };
-        key.partials = read_partials(&mut reader, automaton, &nodes, &mut key.history, &mut fits)?;
-        let mut fits = |kind, is_start: bool| !is_start && matches!(kind, Kind::Final | Kind::Pending);
-        key.completed = read_partials(&mut reader, automaton, &nodes, &mut key.history, &mut fits)?;
-        if !reader.bytes.is_empty() {
-            return Err(Damaged("something follows"));
-        }
-        if key.partials.iter().filter(|partial| partial.is_start()).count() != 1 {
-            return Err(Damaged("there has to be one start state"));
-        }
-        let mut released = Vec::new();
-        for (node, _) in nodes {
-            key.history.release(node, &mut released);
-        }
-        if !released.is_empty() {
-            return Err(Damaged("an event belongs to no partial match"));
-        }
-        let running = key.partials.iter().filter(|partial| !partial.is_start());
-        let deadlines = running.map(|p| automaton.deadline(p.state, p.start_ms, p.last_ms));
-        key.deadline = deadlines.min().filter(|deadline| *deadline < i64::MAX);
-        Ok(key)
     }
 }
 

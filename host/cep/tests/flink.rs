@@ -14,6 +14,8 @@ use common::random::{Chance, case, shrunk};
 const FLINK: &str = "apache-flink-libraries-2.3.0";
 /// About five seconds of Flink.
 const CASES: u64 = 2000;
+/// Then it stops.
+const DIFFERENCES_MAX: usize = 5;
 
 #[test]
 fn flink_gives_the_same() {
@@ -29,35 +31,50 @@ fn flink_gives_the_same() {
     let number = |name: &str, default| std::env::var(name).map_or(default, |text| text.parse().expect("a number"));
     let (cases, seed) = (number("TIDEMILL_CEP_CASES", CASES), number("TIDEMILL_CEP_SEED", 1));
     let mut chance = Chance(seed);
-    let mut differences = Vec::new();
-    let (mut compared, mut refused, mut matches) = (0, 0, 0);
-    let mut failed = std::collections::BTreeMap::new();
-    while compared < cases && differences.len() < 5 {
+    let mut tally = Tally::default();
+    while tally.compared < cases && tally.differences.len() < DIFFERENCES_MAX {
         let text = case(&mut chance);
-        if endless(&text) {
-            continue;
-        }
-        compared += 1;
-        let ours = common::run(&text, |_, key| key);
-        let theirs = flink.run(&text);
-        refused += u64::from(ours == "refused");
-        matches += ours.matches('{').count();
-        if theirs.starts_with("failed") {
-            *failed.entry(theirs.clone()).or_insert(0) += 1;
-            continue;
-        }
-        if ours != theirs {
-            let small = shrunk(&text, |text| !endless(text) && common::run(text, |_, key| key) != flink.run(text));
-            let (ours, theirs) = (common::run(&small, |_, key| key), flink.run(&small));
-            differences.push(format!("{small}\n  Flink:    {theirs}\n  Tidemill: {ours}\n  (made of: {text})"));
+        if !endless(&text) {
+            tally.compare(&text, &mut flink);
         }
     }
+    let Tally { compared, refused, matches, failed, differences } = tally;
     let _ = writeln!(
         std::io::stderr(),
-        "{compared} cases compared with Flink (seed {seed}): {refused} refused by both, {matches} matches and time-outs"
+        "{compared} cases compared with Flink (seed {seed}): {refused} refused by both, {matches} matches and time-outs; \
+         in {failed} more, Flink failed"
     );
-    let _ = writeln!(std::io::stderr(), "{failed:?}");
     assert!(differences.is_empty(), "{}", differences.join("\n"));
+    assert!(failed < cases / 100 + 2, "Flink failed too often to be an oracle");
+}
+
+#[derive(Default)]
+struct Tally {
+    compared: u64,
+    refused: u64,
+    matches: usize,
+    failed: u64,
+    differences: Vec<String>,
+}
+
+impl Tally {
+    fn compare(&mut self, text: &str, flink: &mut Flink) {
+        let (ours, theirs) = (common::run(text, |_, key| key), flink.run(text));
+        // Flink has lost a state that it needs (`go_around` in `compile.rs`), or wants to release events of a match that
+        // has not begun: a stage that must not occur behind a group of which nothing need occur.
+        if theirs.starts_with("failed ") {
+            self.failed += 1;
+            return;
+        }
+        self.compared += 1;
+        self.refused += u64::from(ours == "refused");
+        self.matches += ours.matches('{').count();
+        if ours != theirs {
+            let small = shrunk(text, |text| !endless(text) && common::run(text, |_, key| key) != flink.run(text));
+            let (ours, theirs) = (common::run(&small, |_, key| key), flink.run(&small));
+            self.differences.push(format!("{small}\n  Flink:    {theirs}\n  Tidemill: {ours}\n  (from: {text})"));
+        }
+    }
 }
 
 /// Flink would never come to an end: no use to ask it.

@@ -10,7 +10,8 @@
 //! `@TIME`. A condition is letters; `#S<N` (less than N events of stage S so far); `>S` (a larger value than the last of S);
 //! `^S` (the value of the first of S); or `+S<N` (a sum with all of S that is less than N).
 
-#[allow(dead_code, reason = "not all tests choose at random")]
+#![allow(dead_code, reason = "each of the tests that include this uses a part")]
+
 pub mod random;
 
 use std::fmt::Write as _;
@@ -53,7 +54,6 @@ pub fn run(text: &str, between: impl FnMut(&Automaton, KeyState) -> KeyState) ->
 }
 
 /// Why a case is refused.
-#[allow(dead_code, reason = "not all tests ask")]
 pub fn refused(text: &str) -> Option<Refused> {
     Automaton::new(&parse(text).pattern).err()
 }
@@ -145,7 +145,9 @@ impl Conditions for Evaluated<'_> {
             Asked::Letters(_) => panic!("a condition that looks at the event alone"),
             Asked::Fewer(stage, count) => before.count(self.stage(stage)) < *count,
             Asked::Above(stage) => before.last(self.stage(stage)).is_none_or(|last| value > self.value(last).1),
-            Asked::SameAsFirst(stage) => before.first(self.stage(stage)).is_none_or(|first| value == self.value(first).1),
+            Asked::SameAsFirst(stage) => {
+                before.first(self.stage(stage)).is_none_or(|first| value == self.value(first).1)
+            }
             Asked::SumBelow(stage, limit) => {
                 let before: i64 = before.backwards(self.stage(stage)).map(|event| self.value(event).1).sum();
                 before + value < *limit

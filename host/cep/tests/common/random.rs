@@ -197,14 +197,10 @@ pub fn shrunk(case: &str, mut differs: impl FnMut(&str) -> bool) -> String {
 /// Whether words can be read as a case.
 fn is_case(words: &[String]) -> bool {
     let Some(bar) = words.iter().position(|word| word == "|") else { return false };
-    let is_how = |word: &str| {
-        ["begin", "next", "followedBy", "followedByAny", "notNext", "notFollowedBy"].contains(&word)
-    };
+    let is_how =
+        |word: &str| ["begin", "next", "followedBy", "followedByAny", "notNext", "notFollowedBy"].contains(&word);
     let is_name = |word: &str| word.starts_with('s') && word[1..].parse::<u32>().is_ok();
-    let (mut depth, mut fresh, mut at, mut last) = (0, true, 1, String::new());
-    // Settings in the order in which cases are made, each but conditions once: Flink's builder depends on it.
-    let order = ["where", "or", "oneOrMore", "timesOrMore", "times", "consecutive", "combinations", "greedy", "optional", "until", "gap", "within"];
-    let place = |word: &str| order.iter().position(|known| word.split(':').next() == Some(known)).map_or(0, |at| if at <= 1 { 1 } else if at <= 4 { 2 } else { at });
+    let (mut depth, mut fresh, mut at, mut last) = (0, true, 1, "");
     while at < bar {
         let word = words[at].as_str();
         if is_how(word) {
@@ -222,11 +218,28 @@ fn is_case(words: &[String]) -> bool {
                 return false;
             }
             depth -= 1;
-        } else if fresh || is_name(word) || word == "(" || place(word) < place(&last) || place(word) > 1 && place(word) == place(&last) {
+        } else if fresh || is_name(word) || word == "(" || !follows(last, word) {
             return false;
         }
-        last = word.to_owned();
+        last = word;
         at += 1;
     }
     depth == 0 && !fresh && words[bar + 1..].iter().all(|word| word.contains('@'))
+}
+
+/// Whether a setting may stand behind another word: in the order in which cases are made, on which Flink's builder
+/// depends, and once, except for conditions.
+fn follows(last: &str, setting: &str) -> bool {
+    let place = |word: &str| match word.split(':').next().unwrap_or_default() {
+        "where" | "or" => 1,
+        "oneOrMore" | "timesOrMore" | "times" => 2,
+        "consecutive" | "combinations" => 3,
+        "greedy" => 4,
+        "optional" => 5,
+        "until" => 6,
+        "gap" => 7,
+        "within" => 8,
+        _ => 0,
+    };
+    place(last) < place(setting) || place(last) <= 1 && place(setting) == 1
 }
