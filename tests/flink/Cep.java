@@ -31,14 +31,20 @@ import org.apache.flink.configuration.Configuration;
  * the output is what Flink's automaton gives for it. Events are strings `INDEX:LETTERVALUE`.
  */
 public class Cep {
-  public static void main(String[] args) throws Exception {
-    BufferedReader in = new BufferedReader(new InputStreamReader(System.in));
-    for (String line = in.readLine(); line != null; line = in.readLine()) {
-      System.out.println(result(line));
-      System.out.flush();
-    }
+  public static void main(String[] args) {
     // Shared buffers leave timers behind that would keep the process alive.
-    System.exit(0);
+    int code = 0;
+    try {
+      BufferedReader in = new BufferedReader(new InputStreamReader(System.in));
+      for (String line = in.readLine(); line != null; line = in.readLine()) {
+        System.out.println(result(line));
+        System.out.flush();
+      }
+    } catch (Throwable e) {
+      e.printStackTrace();
+      code = 1;
+    }
+    System.exit(code);
   }
 
   static String result(String line) {
@@ -50,6 +56,8 @@ public class Cep {
       factory = NFACompiler.compileFactory(pattern, true);
     } catch (MalformedPatternException | IllegalArgumentException | UnsupportedOperationException | StackOverflowError e) {
       return "refused";
+    } catch (NullPointerException e) {
+      return "failed " + e;
     }
     try {
       return run(pattern, factory.createNFA(), sides[1].trim());
