@@ -6,8 +6,10 @@
 //! - [`expr`]: `where:` and `select:`
 //! - [`process`]: the user's logic: map, filter, keyed
 //! - [`windows`]: one module per kind of window
+//! - [`cep`]: patterns of events
 //! - [`driver`]: runs a plan with virtual workers and virtual time
 
+pub mod cep;
 pub mod driver;
 pub mod expr;
 mod key_list;
