@@ -8,6 +8,7 @@ mod input;
 mod node;
 mod operator;
 mod refusal;
+mod window;
 
 use std::collections::HashMap;
 use std::path::Path;

@@ -7,6 +7,7 @@ mod fields;
 mod node;
 mod operator;
 mod options;
+mod window;
 
 use tidemill_model::fault::OnError;
 use tidemill_model::plan::JobOptions;
