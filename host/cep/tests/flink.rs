@@ -105,8 +105,12 @@ fn goldens(flink: &mut Flink) {
     }
 }
 
+/// Each case leaves a thread behind in Flink.
+const CASES_PER_PROCESS: u32 = 4000;
+
 /// Flink's automaton in a process of its own, a case per line.
 struct Flink {
+    cases: u32,
     child: Child,
     input: Option<ChildStdin>,
     output: BufReader<ChildStdout>,
@@ -126,10 +130,14 @@ impl Flink {
             .map_err(|error| format!("`java` does not start ({error}); install a Java 17 development kit"))?;
         let input = child.stdin.take();
         let output = BufReader::new(child.stdout.take().ok_or("`java` has no output")?);
-        Ok(Self { child, input, output })
+        Ok(Self { cases: 0, child, input, output })
     }
 
     fn run(&mut self, case: &str) -> String {
+        if self.cases == CASES_PER_PROCESS {
+            *self = Self::start().expect("Flink starts once more");
+        }
+        self.cases += 1;
         let input = self.input.as_mut().expect("Flink is running");
         writeln!(input, "{case}").and_then(|()| input.flush()).expect("Flink takes a case");
         let mut line = String::new();

@@ -9,6 +9,7 @@ use serde_json::Value;
 use tidemill_model::component::Descriptor;
 use tidemill_model::fault::OnError;
 use tidemill_model::logic::{GuestLimits, LogicFactory};
+use tidemill_model::pattern::PatternSpec;
 use tidemill_model::plan::{Built, JobOptions};
 use tidemill_model::sink::Sink;
 use tidemill_model::source::Source;
@@ -37,6 +38,7 @@ pub trait Catalog {
         on_error: OnError,
     ) -> Result<Built, ConfigError>;
     fn window(&self, spec: WindowSpec, input: &SchemaRef) -> Result<Built, ConfigError>;
+    fn pattern(&self, spec: PatternSpec, input: &SchemaRef) -> Result<Built, ConfigError>;
     /// An environment variable, for `${NAME}`.
     fn variable(&self, name: &str) -> Option<String> {
         std::env::var(name).ok()

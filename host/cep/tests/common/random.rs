@@ -228,7 +228,7 @@ fn is_case(words: &[String]) -> bool {
 }
 
 /// Whether a setting may stand behind another word: in the order in which cases are made, on which Flink's builder
-/// depends, and once, except for conditions.
+/// depends, and once, except for conditions, which a group does not have.
 fn follows(last: &str, setting: &str) -> bool {
     let place = |word: &str| match word.split(':').next().unwrap_or_default() {
         "where" | "or" => 1,
@@ -241,5 +241,6 @@ fn follows(last: &str, setting: &str) -> bool {
         "within" => 8,
         _ => 0,
     };
-    place(last) < place(setting) || place(last) <= 1 && place(setting) == 1
+    let condition = place(setting) == 1 && place(last) <= 1 && last != ")";
+    condition || place(setting) > 1 && place(last) < place(setting)
 }

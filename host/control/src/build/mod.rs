@@ -7,6 +7,7 @@ mod fit;
 mod input;
 mod node;
 mod operator;
+mod pattern;
 mod refusal;
 mod window;
 

@@ -34,6 +34,7 @@ impl Builder<'_> {
                 self.expression(spec, filter.as_ref(), select.as_deref(), on_error)
             }
             Some(LogicSpec::Window(window)) => self.window(spec, window, on_error),
+            Some(LogicSpec::Pattern { span, pattern, select }) => self.pattern(spec, span, pattern, select, on_error),
             Some(LogicSpec::Component { path, operator, config }) => {
                 self.process(spec, path, operator.as_ref(), config, on_error)
             }
@@ -89,7 +90,12 @@ impl Builder<'_> {
     }
 
     /// The expression that an error is about: by its path, by its wrong name, or the first one.
-    fn blamed<'t>(&self, error: &ConfigError, filter: Option<&'t Text>, select: &'t [Text]) -> Option<&'t Text> {
+    pub(super) fn blamed<'t>(
+        &self,
+        error: &ConfigError,
+        filter: Option<&'t Text>,
+        select: &'t [Text],
+    ) -> Option<&'t Text> {
         match error.path.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
             ["where", ..] => return filter,
             ["select", index, ..] => return index.parse::<usize>().ok().and_then(|index| select.get(index)),

@@ -24,6 +24,7 @@ const SETTINGS: &[&str] = &[
     "config",
     "window",
     "aggregates",
+    "pattern",
     "exchange",
     "on_error",
 ];
@@ -113,7 +114,9 @@ fn check_twice(report: &mut Report, columns: &[Text]) {
 }
 
 fn logic(report: &mut Report, fields: &Fields<'_>, entry: &Entry, what: &str) -> Option<LogicSpec> {
-    let kinds = [&["where", "select"][..], &["component"], &["window"]];
+    // A pattern has a select list of its own.
+    let own = if fields.get("pattern").is_some() { &["where"][..] } else { &["where", "select"] };
+    let kinds = [own, &["component"], &["window"], &["pattern"]];
     let given: Vec<&Entry> = kinds.iter().filter_map(|keys| keys.iter().find_map(|key| fields.get(key))).collect();
     if let [first, second, ..] = given.as_slice() {
         let message = format!("{what} has both `{}` and `{}`", first.key, second.key);
@@ -131,11 +134,12 @@ fn logic(report: &mut Report, fields: &Fields<'_>, entry: &Entry, what: &str) ->
     let stray = ["operator", "config", "aggregates"].iter().any(|key| fields.get(key).is_some());
     if given.is_empty() && !stray && !fields.misspelt {
         let error = report.error(&entry.key_span, format!("{what} does not say what it does"));
-        error.help("give it `where`, `select`, `component` or `window`");
+        error.help("give it `where`, `select`, `component`, `window` or `pattern`");
     }
     match given.first()?.key.as_str() {
         "component" => component(report, fields),
         "window" => window(report, fields, what).map(LogicSpec::Window),
+        "pattern" => pattern(report, fields, what),
         _ => expression(report, fields),
     }
 }
@@ -145,14 +149,38 @@ fn expression(report: &mut Report, fields: &Fields<'_>) -> Option<LogicSpec> {
         Some(_) => Some(fields.text(report, "where")?),
         None => None,
     };
-    let select = fields.get("select").map(|entry| {
-        let texts = fields::texts(report, &entry.value, "select", &entry.key_span);
-        texts.iter().flat_map(|text| items(text, report.text())).collect::<Vec<_>>()
-    });
+    let select = select(report, fields);
     if select.as_ref().is_some_and(Vec::is_empty) {
         return None;
     }
     Some(LogicSpec::Expression { filter, select })
+}
+
+/// The items of `select:`, none if they could not be read.
+fn select(report: &mut Report, fields: &Fields<'_>) -> Option<Vec<Text>> {
+    let entry = fields.get("select")?;
+    let texts = fields::texts(report, &entry.value, "select", &entry.key_span);
+    Some(texts.iter().flat_map(|text| items(text, report.text())).collect())
+}
+
+/// Its settings are read by what builds it; here is only what stands around them.
+fn pattern(report: &mut Report, fields: &Fields<'_>, what: &str) -> Option<LogicSpec> {
+    let entry = fields.get("pattern")?;
+    if fields.get("key").is_none() {
+        let error = report.error(&entry.key_span, format!("{what} has a `pattern`, but no `key`"));
+        error.help(
+            "say whose events are looked at together: `key: [COLUMN]`; for all rows together, put \
+             `select: [\"*\", \"1 AS all_rows\"]` before it and take `key: [all_rows]`",
+        );
+    }
+    let Some(select) = select(report, fields) else {
+        let error = report.error(&entry.key_span, format!("{what} has a `pattern`, but no `select`"));
+        error.help("say what comes out for a match: `select: [first(a.time) AS since, b.price AS price]`");
+        return None;
+    };
+    Fields::any(report, &entry.value, "`pattern`", &entry.key_span)?;
+    let span = entry.key_span.clone();
+    (!select.is_empty()).then(|| LogicSpec::Pattern { span, pattern: entry.value.to_json(), select })
 }
 
 /// The items of a select list: `a, b + 1 AS c` are two. Each with its own place where it stands there literally.

@@ -16,9 +16,8 @@ mod stored;
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
-use serde_json::Value;
-use tidemill_model::fault::OnError;
 use tidemill_model::key::KeyEncoder;
+use tidemill_model::pattern::PatternSpec;
 use tidemill_model::plan::Built;
 use tidemill_model::schema::type_name;
 use tidemill_model::{ConfigError, Fault, FaultKind, Operator, OperatorContext, OperatorFactory};
@@ -27,19 +26,6 @@ use crate::poison::Rejects;
 use operator::Cep;
 use program::Program;
 use rows::Kept;
-
-/// A pattern node.
-#[derive(Clone, Debug)]
-pub struct PatternSpec {
-    /// `pattern:`
-    pub pattern: Value,
-    /// `select:`
-    pub select: Vec<String>,
-    /// Indices of the key columns, at least one.
-    pub key: Vec<usize>,
-    /// What becomes of rows for which a condition fails, and of matches for which the select list does.
-    pub on_error: OnError,
-}
 
 /// Output columns: key columns, select list; port 1 is `timed_out`, with the same columns, port 2 `late`. Error paths:
 /// `pattern` and the setting, `key`, `select` and index.

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, BinaryArray, RecordBatch, new_null_array};
+use arrow::array::{ArrayRef, BinaryArray, RecordBatch, new_null_array};
 use arrow::datatypes::{DataType, Schema};
 use arrow::error::ArrowError;
 use arrow::row::{RowConverter, SortField};

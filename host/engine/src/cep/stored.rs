@@ -12,10 +12,10 @@ use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef, UInt64Type
 use tidemill_cep::{Automaton, KeyState};
 use tidemill_model::Fault;
 use tidemill_model::key::{hash_key, key_group};
+use tidemill_model::pattern::PatternSpec;
 use tidemill_model::schema::type_name;
 use tidemill_model::snapshot::{ByGroup, CHUNK_BYTES_MAX, CHUNK_ROWS_MAX, Restore, Table, key_group_field};
 
-use super::PatternSpec;
 use super::operator::Cep;
 use super::rows::Chunk;
 

@@ -4,6 +4,7 @@ mod clock;
 mod driver;
 mod expr;
 mod logic;
+mod pattern;
 mod process;
 mod shared;
 mod snapshots;
