@@ -11,6 +11,7 @@ use tidemill::summary::Summary;
 use tidemill_control::{Catalog, ProcessNode, load};
 use tidemill_model::component::Descriptor;
 use tidemill_model::fault::OnError;
+use tidemill_model::join::JoinSpec;
 use tidemill_model::logic::{GuestLimits, LogicFactory};
 use tidemill_model::pattern::PatternSpec;
 use tidemill_model::plan::Built;
@@ -81,6 +82,9 @@ impl Catalog for NativeCatalog {
     }
     fn window(&self, spec: WindowSpec, input: &SchemaRef) -> Result<Built, ConfigError> {
         self.builtins.window(spec, input)
+    }
+    fn join(&self, spec: JoinSpec, inputs: [&SchemaRef; 2]) -> Result<Built, ConfigError> {
+        self.builtins.join(spec, inputs)
     }
     fn variable(&self, name: &str) -> Option<String> {
         if name == "ROWS" { Some(self.rows.to_string()) } else { self.builtins.variable(name) }

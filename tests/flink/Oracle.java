@@ -11,12 +11,15 @@ import org.apache.flink.api.common.eventtime.WatermarkGenerator;
 import org.apache.flink.api.common.eventtime.WatermarkOutput;
 import org.apache.flink.api.common.eventtime.WatermarkStrategy;
 import org.apache.flink.api.common.functions.AggregateFunction;
+import org.apache.flink.api.common.functions.CoGroupFunction;
+import org.apache.flink.api.common.functions.JoinFunction;
 import org.apache.flink.api.common.functions.OpenContext;
 import org.apache.flink.api.common.serialization.SerializerConfigImpl;
 import org.apache.flink.api.common.state.ValueState;
 import org.apache.flink.api.common.state.ValueStateDescriptor;
 import org.apache.flink.api.common.typeinfo.TypeInformation;
 import org.apache.flink.api.common.typeinfo.Types;
+import org.apache.flink.api.common.typeutils.TypeSerializer;
 import org.apache.flink.configuration.Configuration;
 import org.apache.flink.runtime.minicluster.MiniCluster;
 import org.apache.flink.runtime.minicluster.MiniClusterConfiguration;
@@ -27,6 +30,7 @@ import org.apache.flink.streaming.api.environment.StreamExecutionEnvironment;
 import org.apache.flink.streaming.api.functions.KeyedProcessFunction;
 import org.apache.flink.streaming.api.functions.ProcessFunction;
 import org.apache.flink.streaming.api.functions.co.KeyedCoProcessFunction;
+import org.apache.flink.streaming.api.functions.co.ProcessJoinFunction;
 import org.apache.flink.streaming.api.functions.sink.v2.DiscardingSink;
 import org.apache.flink.streaming.api.functions.windowing.ProcessWindowFunction;
 import org.apache.flink.streaming.api.functions.windowing.delta.DeltaFunction;
@@ -34,6 +38,7 @@ import org.apache.flink.streaming.api.windowing.assigners.DynamicEventTimeSessio
 import org.apache.flink.streaming.api.windowing.assigners.EventTimeSessionWindows;
 import org.apache.flink.streaming.api.windowing.assigners.GlobalWindows;
 import org.apache.flink.streaming.api.windowing.assigners.SessionWindowTimeGapExtractor;
+import org.apache.flink.streaming.api.operators.co.IntervalJoinOperator;
 import org.apache.flink.streaming.api.windowing.assigners.SlidingEventTimeWindows;
 import org.apache.flink.streaming.api.windowing.assigners.TumblingEventTimeWindows;
 import org.apache.flink.streaming.api.windowing.assigners.WindowAssigner;
@@ -45,6 +50,7 @@ import org.apache.flink.streaming.api.windowing.triggers.PurgingTrigger;
 import org.apache.flink.streaming.api.windowing.triggers.Trigger;
 import org.apache.flink.streaming.api.windowing.windows.GlobalWindow;
 import org.apache.flink.streaming.api.windowing.windows.TimeWindow;
+import org.apache.flink.streaming.runtime.streamrecord.StreamRecord;
 import org.apache.flink.util.Collector;
 import org.apache.flink.util.OutputTag;
 
@@ -69,6 +75,7 @@ public class Oracle {
     public double v;
     public String action;
     public long at;
+    public String side;
 
     public Row() {}
   }
@@ -154,6 +161,42 @@ public class Oracle {
       case "flink-timers", "flink-timers-at-random" -> scripted(rows(env, dir, "steps", 0), "out");
       case "flink-timers-behind-a-delay" -> scripted(rows(env, dir, "steps", 50), "out");
       case "flink-two-inputs" -> patience(rows(env, dir, "orders", 3000), rows(env, dir, "payments", 3000));
+      case "flink-join-interval" -> {
+        var pairs = interval(rows(env, dir, "left", 4000), rows(env, dir, "right", 4000), -2000, 1000, true);
+        sink(pairs.map(Pair::json), "out");
+        counts(pairs, "counts");
+      }
+      case "flink-join-interval-past" -> sink(
+          interval(rows(env, dir, "left", 4000), rows(env, dir, "right", 4000), -3000, -500, false).map(Pair::json),
+          "out");
+      case "flink-join-interval-late" -> {
+        DataStream<Row> steps = rows(env, dir, "steps", 400);
+        lateInterval(steps, "near", -300, 200);
+        lateInterval(steps, "equal", 0, 0);
+        lateInterval(steps, "past", -900, -200);
+        lateInterval(steps, "future", 100, 700);
+      }
+      case "flink-join-window" -> {
+        var joined = rows(env, dir, "left", 4000).join(rows(env, dir, "right", 4000))
+            .where(row -> row.k).equalTo(row -> row.k)
+            .window(TumblingEventTimeWindows.of(Duration.ofMillis(3000), Duration.ofMillis(-500)))
+            .apply(new Both());
+        sink(joined.map(Pair::json), "out");
+        counts(joined, "counts");
+      }
+      case "flink-join-window-sliding" -> sink(
+          rows(env, dir, "left", 4000).coGroup(rows(env, dir, "right", 4000))
+              .where(row -> row.k).equalTo(row -> row.k)
+              .window(sliding(5000, 2000, 0))
+              .apply(new Full())
+              .map(Pair::json),
+          "out");
+      case "flink-join-window-late" -> {
+        DataStream<Row> steps = rows(env, dir, "steps", 400);
+        lateWindow(steps, "tumbling", sliding(500, 500, 0));
+        lateWindow(steps, "sliding", sliding(900, 300, 100));
+        lateWindow(steps, "gaps", sliding(200, 700, 0));
+      }
       default -> throw new IllegalArgumentException("the oracle does not know the case " + name);
     }
   }
@@ -184,6 +227,7 @@ public class Oracle {
         case "t" -> row.t = Long.parseLong(fields[i]);
         case "v" -> row.v = Double.parseDouble(fields[i]);
         case "action" -> row.action = fields[i];
+        case "side" -> row.side = fields[i];
         case "at" -> row.at = Long.parseLong(fields[i]);
         default -> throw new IllegalArgumentException("column " + header[i]);
       }
@@ -466,6 +510,136 @@ public class Oracle {
       out.collect(String.format("{\"k\":\"%s\",\"what\":\"unpaid\",\"time\":%d}", context.getCurrentKey(), time));
       ordered.clear();
     }
+  }
+
+  // --- joins -----------------------------------------------------------------------------------
+
+  /** Rows of both sides; one may be missing. */
+  public static class Pair {
+    public String k;
+    public Row left;
+    public Row right;
+
+    public Pair() {}
+
+    static Pair of(Row left, Row right) {
+      Pair pair = new Pair();
+      pair.k = left == null ? right.k : left.k;
+      pair.left = left;
+      pair.right = right;
+      return pair;
+    }
+
+    String json() {
+      String text = "{\"k\":\"" + k + "\",\"n\":0";
+      if (left != null) text += String.format(",\"lt\":%d,\"lv\":%s", left.t, left.v);
+      if (right != null) text += String.format(",\"rt\":%d,\"rv\":%s", right.t, right.v);
+      return text + "}";
+    }
+  }
+
+  static SingleOutputStreamOperator<Pair> interval(
+      DataStream<Row> left, DataStream<Row> right, long lower, long upper, boolean inclusive) {
+    var join = left.keyBy(row -> row.k).intervalJoin(right.keyBy(row -> row.k))
+        .between(Duration.ofMillis(lower), Duration.ofMillis(upper));
+    return (inclusive ? join : join.lowerBoundExclusive().upperBoundExclusive()).process(new Pairs());
+  }
+
+  static class Pairs extends ProcessJoinFunction<Row, Row, Pair> {
+    @Override
+    public void processElement(Row left, Row right, Context context, Collector<Pair> out) {
+      out.collect(Pair.of(left, right));
+    }
+  }
+
+  static class Both implements JoinFunction<Row, Row, Pair> {
+    @Override
+    public Pair join(Row left, Row right) {
+      return Pair.of(left, right);
+    }
+  }
+
+  /** Also rows without a partner. */
+  static class Full implements CoGroupFunction<Row, Row, Pair> {
+    @Override
+    public void coGroup(Iterable<Row> lefts, Iterable<Row> rights, Collector<Pair> out) {
+      pairs(lefts, rights, out);
+    }
+  }
+
+  static void pairs(Iterable<Row> lefts, Iterable<Row> rights, Collector<Pair> out) {
+    for (Row left : lefts) for (Row right : rights) out.collect(Pair.of(left, right));
+    if (!rights.iterator().hasNext()) for (Row left : lefts) out.collect(Pair.of(left, null));
+    if (!lefts.iterator().hasNext()) for (Row right : rights) out.collect(Pair.of(null, right));
+  }
+
+  /** By the times of the pairs. */
+  static void counts(SingleOutputStreamOperator<Pair> pairs, String name) {
+    sink(
+        pairs.keyBy(pair -> pair.k)
+            .window(TumblingEventTimeWindows.of(Duration.ofMillis(700)))
+            .process(
+                new ProcessWindowFunction<Pair, String, String, TimeWindow>() {
+                  @Override
+                  public void process(String k, Context context, Iterable<Pair> all, Collector<String> out) {
+                    long n = 0;
+                    for (Pair pair : all) n++;
+                    out.collect(String.format("{\"k\":\"%s\",\"start\":%d,\"n\":%d}", k, context.window().getStart(), n));
+                  }
+                }),
+        name);
+  }
+
+  static final OutputTag<Row> LATE_LEFT = new OutputTag<>("late left", TypeInformation.of(Row.class));
+  static final OutputTag<Row> LATE_RIGHT = new OutputTag<>("late right", TypeInformation.of(Row.class));
+
+  static void lateInterval(DataStream<Row> steps, String name, long lower, long upper) {
+    var serializer = TypeInformation.of(Row.class).createSerializer(steps.getExecutionConfig().getSerializerConfig());
+    var none = steps.filter(row -> false).keyBy(row -> row.k);
+    var pairs = steps.keyBy(row -> row.k).connect(none)
+        .transform(name, TypeInformation.of(Pair.class), new OneByOne(lower, upper, serializer));
+    sink(pairs.map(Pair::json), name);
+    sink(pairs.getSideOutput(LATE_LEFT).map(Oracle::json), name + "-late-left");
+    sink(pairs.getSideOutput(LATE_RIGHT).map(Oracle::json), name + "-late-right");
+  }
+
+  /** Rows of both sides and their watermarks come over one input, so that their order is the one of the file. */
+  static class OneByOne extends IntervalJoinOperator<String, Row, Row, Pair> {
+    OneByOne(long lower, long upper, TypeSerializer<Row> serializer) {
+      super(lower, upper, true, true, LATE_LEFT, LATE_RIGHT, serializer, serializer, new Pairs());
+    }
+
+    @Override
+    public void processElement1(StreamRecord<Row> row) throws Exception {
+      if (row.getValue().side.equals("left")) super.processElement1(row);
+      else super.processElement2(row);
+    }
+
+    @Override
+    public void processWatermark1(org.apache.flink.streaming.api.watermark.Watermark mark) throws Exception {
+      processWatermark(mark);
+    }
+
+    @Override
+    public void processWatermark2(org.apache.flink.streaming.api.watermark.Watermark mark) {}
+  }
+
+  static void lateWindow(DataStream<Row> steps, String name, WindowAssigner<Object, TimeWindow> assigner) {
+    var joined = steps.keyBy(row -> row.k).window(assigner).sideOutputLateData(LATE)
+        .process(
+            new ProcessWindowFunction<Row, Pair, String, TimeWindow>() {
+              @Override
+              public void process(String k, Context context, Iterable<Row> all, Collector<Pair> out) {
+                List<Row> lefts = new ArrayList<>();
+                List<Row> rights = new ArrayList<>();
+                for (Row row : all) (row.side.equals("left") ? lefts : rights).add(row);
+                pairs(lefts, rights, out);
+              }
+            });
+    sink(joined.map(Pair::json), name);
+    var late = joined.getSideOutput(LATE);
+    sink(late.filter(row -> row.side.equals("left")).map(Oracle::json), name + "-late-left");
+    sink(late.filter(row -> row.side.equals("right")).map(Oracle::json), name + "-late-right");
   }
 
   // --- results ---------------------------------------------------------------------------------

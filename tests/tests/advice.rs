@@ -11,6 +11,7 @@ use tidemill_control::{Catalog, ProcessNode, load_text};
 use tidemill_engine::expr;
 use tidemill_model::component::{Descriptor, LogicKind, Port};
 use tidemill_model::fault::OnError;
+use tidemill_model::join::JoinSpec;
 use tidemill_model::logic::{GuestLimits, LogicFactory};
 use tidemill_model::pattern::PatternSpec;
 use tidemill_model::plan::Built;
@@ -149,6 +150,9 @@ impl Catalog for Given {
         Err(ConfigError::new(&[], "not asked for"))
     }
     fn window(&self, _spec: WindowSpec, _input: &SchemaRef) -> Result<Built, ConfigError> {
+        Err(ConfigError::new(&[], "not asked for"))
+    }
+    fn join(&self, _spec: JoinSpec, _inputs: [&SchemaRef; 2]) -> Result<Built, ConfigError> {
         Err(ConfigError::new(&[], "not asked for"))
     }
 }

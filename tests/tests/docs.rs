@@ -17,6 +17,7 @@ use tidemill_model::component::Descriptor;
 use tidemill_model::config::ConfigContext;
 use tidemill_model::dead::DEAD_SCHEMA;
 use tidemill_model::fault::OnError;
+use tidemill_model::join::JoinSpec;
 use tidemill_model::logic::{GuestLimits, LogicFactory};
 use tidemill_model::pattern::PatternSpec;
 use tidemill_model::plan::{Built, JobOptions};
@@ -46,7 +47,10 @@ const SETTINGS: &[(&[&str], &str)] = &[
     (&["Source nexmark"], "sources: { a: { nexmark: { zzz: 1 } } }"),
     (&["Source datagen"], "sources: { a: { datagen: { zzz: 1 } } }"),
     (&["Source datagen"], "sources: { a: { datagen: { columns: { c: { zzz: 1 } } } } }"),
-    (&["Operators", "where and select", "component", "window", "pattern"], "operators: { a: { zzz: 1 } }"),
+    (&["join", "Operators", "where and select", "component", "window", "pattern"], "operators: { a: { zzz: 1 } }"),
+    (&["join"], "operators: { a: { input: b, join: { zzz: 1 } } }"),
+    (&["join"], "operators: { a: { input: b, join: { interval: { zzz: 1 } } } }"),
+    (&["join"], "operators: { a: { input: b, join: { window: { zzz: 1 } } } }"),
     (&["window"], "operators: { a: { input: b, window: { zzz: 1 } } }"),
     (&["Triggers"], "operators: { a: { input: b, window: { tumbling: 1s, trigger: { zzz: 1 } } } }"),
     (&["pattern"], PATTERN),
@@ -79,6 +83,7 @@ const VALUES: &[(&str, &str)] = &[
     ("Operators", "operators: { a: { input: b, where: c, exchange: zzz } }"),
     ("window", "operators: { a: { input: b, window: { tumbling: 1s, time: zzz } } }"),
     ("Triggers", "operators: { a: { input: b, window: { tumbling: 1s, trigger: { end: , purge: zzz } } } }"),
+    ("join", "operators: { a: { input: b, join: { type: zzz } } }"),
     ("Sinks", "sinks: { a: { blackhole: , exchange: zzz } }"),
     ("Source file", "sources: { a: { file: { path: x, format: zzz } } }"),
     ("Sink file", "sinks: { a: { file: { path: x, format: zzz } } }"),
@@ -388,6 +393,9 @@ impl Catalog for Shown {
     }
     fn window(&self, spec: WindowSpec, input: &SchemaRef) -> Result<Built, ConfigError> {
         tidemill_engine::windows::window(spec, input)
+    }
+    fn join(&self, spec: JoinSpec, inputs: [&SchemaRef; 2]) -> Result<Built, ConfigError> {
+        tidemill_engine::joins::join(spec, inputs)
     }
     fn variable(&self, _: &str) -> Option<String> {
         None

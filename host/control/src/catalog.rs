@@ -8,6 +8,7 @@ use arrow::datatypes::SchemaRef;
 use serde_json::Value;
 use tidemill_model::component::Descriptor;
 use tidemill_model::fault::OnError;
+use tidemill_model::join::JoinSpec;
 use tidemill_model::logic::{GuestLimits, LogicFactory};
 use tidemill_model::pattern::PatternSpec;
 use tidemill_model::plan::{Built, JobOptions};
@@ -39,6 +40,8 @@ pub trait Catalog {
     ) -> Result<Built, ConfigError>;
     fn window(&self, spec: WindowSpec, input: &SchemaRef) -> Result<Built, ConfigError>;
     fn pattern(&self, spec: PatternSpec, input: &SchemaRef) -> Result<Built, ConfigError>;
+    /// `inputs`: left and right.
+    fn join(&self, spec: JoinSpec, inputs: [&SchemaRef; 2]) -> Result<Built, ConfigError>;
     /// An environment variable, for `${NAME}`.
     fn variable(&self, name: &str) -> Option<String> {
         std::env::var(name).ok()

@@ -4,6 +4,7 @@
 
 use serde_json::Value;
 use tidemill_model::fault::OnError;
+use tidemill_model::join::{JoinKind, JoinType};
 use tidemill_model::logic::TimeDomain;
 use tidemill_model::plan::JobOptions;
 use tidemill_model::window::{Trigger, Windows};
@@ -166,6 +167,16 @@ pub(crate) enum LogicSpec {
         pattern: Value,
         select: Vec<Text>,
     },
+    Join(JoinLogic),
+}
+
+#[derive(Debug)]
+pub(crate) struct JoinLogic {
+    pub span: Span,
+    pub kind: JoinKind,
+    pub join_type: JoinType,
+    pub filter: Option<Text>,
+    pub select: Option<Vec<Text>>,
 }
 
 #[derive(Debug)]

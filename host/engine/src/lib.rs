@@ -4,6 +4,7 @@
 //! batches. Each constructor returns `model::plan::Built`, or says with a path what is wrong in the settings.
 //!
 //! - [`expr`]: `where:` and `select:`
+//! - [`joins`]: one module per kind of join of two streams
 //! - [`process`]: the user's logic: map, filter, keyed
 //! - [`windows`]: one module per kind of window
 //! - [`cep`]: patterns of events
@@ -12,6 +13,7 @@
 pub mod cep;
 pub mod driver;
 pub mod expr;
+pub mod joins;
 mod key_list;
 mod poison;
 pub mod process;

@@ -140,6 +140,18 @@ impl IntTable {
         Ok(())
     }
 
+    /// [`IntTable::get`] for many keys, in order: `found` is called for each.
+    #[inline]
+    pub fn get_all(&self, keys: impl ExactSizeIterator<Item = i64> + Clone, mut found: impl FnMut(Option<u32>)) {
+        let mut ahead = keys.clone().skip(AHEAD);
+        for key in keys {
+            if let Some(next) = ahead.next() {
+                self.prefetch(next);
+            }
+            found(self.get(key));
+        }
+    }
+
     /// Asks for the memory of a key that is going to be looked up.
     #[inline(always)]
     pub fn prefetch(&self, key: i64) {
@@ -253,6 +265,10 @@ mod tests {
                 }
                 prop_assert_eq!(table.len(), model.len());
             }
+            let asked: Vec<i64> = (-70..70).chain(model.keys().copied()).collect();
+            let mut found = Vec::new();
+            table.get_all(asked.iter().copied(), |value| found.push(value));
+            prop_assert_eq!(found, asked.iter().map(|key| model.get(key).copied()).collect::<Vec<_>>());
             for (&key, &value) in &model {
                 prop_assert_eq!(table.get_or_insert(key, || Err(())), Ok(value));
             }

@@ -13,6 +13,7 @@ pub mod event_time;
 pub mod fault;
 pub mod format;
 pub mod int_table;
+pub mod join;
 pub mod key;
 pub mod limits;
 pub mod logic;

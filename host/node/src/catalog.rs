@@ -13,6 +13,7 @@ use tidemill_formats::BuiltIn;
 use tidemill_model::component::Descriptor;
 use tidemill_model::config::ConfigContext;
 use tidemill_model::fault::OnError;
+use tidemill_model::join::JoinSpec;
 use tidemill_model::logic::{GuestLimits, LogicFactory};
 use tidemill_model::pattern::PatternSpec;
 use tidemill_model::plan::{Backend, Built, JobOptions};
@@ -190,5 +191,9 @@ impl Catalog for Builtins {
 
     fn window(&self, spec: WindowSpec, input: &SchemaRef) -> Result<Built, ConfigError> {
         on_deep_stack(|| tidemill_engine::windows::window(spec, input))
+    }
+
+    fn join(&self, spec: JoinSpec, inputs: [&SchemaRef; 2]) -> Result<Built, ConfigError> {
+        on_deep_stack(|| tidemill_engine::joins::join(spec, inputs))
     }
 }

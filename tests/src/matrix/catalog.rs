@@ -10,6 +10,7 @@ use tidemill::catalog::Builtins;
 use tidemill_control::{Catalog, ProcessNode};
 use tidemill_model::component::Descriptor;
 use tidemill_model::fault::OnError;
+use tidemill_model::join::JoinSpec;
 use tidemill_model::logic::{GuestLimits, LogicFactory};
 use tidemill_model::pattern::PatternSpec;
 use tidemill_model::plan::{Built, JobOptions, StateOptions};
@@ -87,6 +88,10 @@ impl Catalog for CaseCatalog<'_> {
 
     fn window(&self, spec: WindowSpec, input: &SchemaRef) -> Result<Built, ConfigError> {
         self.builtins.window(spec, input)
+    }
+
+    fn join(&self, spec: JoinSpec, inputs: [&SchemaRef; 2]) -> Result<Built, ConfigError> {
+        self.builtins.join(spec, inputs)
     }
 
     fn variable(&self, _name: &str) -> Option<String> {

@@ -10,6 +10,7 @@ use tidemill_control::{Catalog, ProcessNode, load_text};
 use tidemill_engine::process::ProcessSpec;
 use tidemill_model::component::Descriptor;
 use tidemill_model::fault::OnError;
+use tidemill_model::join::JoinSpec;
 use tidemill_model::logic::{GuestLimits, LogicFactory};
 use tidemill_model::pattern::PatternSpec;
 use tidemill_model::plan::{Backend, Built, NodeKind, Plan};
@@ -152,6 +153,10 @@ impl Catalog for Parts<'_> {
 
     fn window(&self, spec: WindowSpec, input: &SchemaRef) -> Result<Built, ConfigError> {
         BUILTINS.window(spec, input)
+    }
+
+    fn join(&self, spec: JoinSpec, inputs: [&SchemaRef; 2]) -> Result<Built, ConfigError> {
+        BUILTINS.join(spec, inputs)
     }
 
     fn variable(&self, _name: &str) -> Option<String> {

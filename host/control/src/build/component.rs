@@ -277,7 +277,13 @@ impl Builder<'_> {
 }
 
 /// One key has one type, whatever the input: else equal keys would not meet.
-fn check_key_types(report: &mut Report, key: &Key, names: &[&str], arrived: &[Arrived], keys: &[Vec<usize>]) -> bool {
+pub(super) fn check_key_types(
+    report: &mut Report,
+    key: &Key,
+    names: &[&str],
+    arrived: &[Arrived],
+    keys: &[Vec<usize>],
+) -> bool {
     let types = |input: usize| -> Vec<&DataType> {
         keys[input].iter().map(|&column| arrived[input].schema.field(column).data_type()).collect()
     };
@@ -301,7 +307,7 @@ fn uses(op: &OperatorSpec, alias: &str) -> bool {
     op.settings.entries().iter().any(|entry| entry.key == "component" && entry.value.to_json().as_str() == Some(alias))
 }
 
-fn times(arrived: &[Arrived]) -> EventTimes {
+pub(super) fn times(arrived: &[Arrived]) -> EventTimes {
     let missing = arrived.iter().find(|input| matches!(input.times, EventTimes::Missing { .. }));
     missing.map_or(EventTimes::Given, |input| input.times.clone())
 }

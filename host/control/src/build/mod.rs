@@ -5,6 +5,7 @@
 mod component;
 mod fit;
 mod input;
+mod join;
 mod node;
 mod operator;
 mod pattern;

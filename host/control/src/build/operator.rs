@@ -35,6 +35,7 @@ impl Builder<'_> {
             }
             Some(LogicSpec::Window(window)) => self.window(spec, window, on_error),
             Some(LogicSpec::Pattern { span, pattern, select }) => self.pattern(spec, span, pattern, select, on_error),
+            Some(LogicSpec::Join(join)) => self.join(spec, join, on_error),
             Some(LogicSpec::Component { path, operator, config }) => {
                 self.process(spec, path, operator.as_ref(), config, on_error)
             }
@@ -133,7 +134,9 @@ impl Builder<'_> {
             Inputs::Named(_, span) => {
                 let message = format!("`{}` has one input without a name", spec.name.text);
                 let error = self.report.error(span, message);
-                error.label("only for components").help("write `input: NODE`, or `input: [NODE, NODE]` for a union");
+                error
+                    .label("for components and joins")
+                    .help("write `input: NODE`, or `input: [NODE, NODE]` for a union");
                 None
             }
         }

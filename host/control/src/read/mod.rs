@@ -4,6 +4,7 @@
 
 mod durable;
 mod fields;
+mod join;
 mod node;
 mod operator;
 mod options;

@@ -25,9 +25,11 @@ const SETTINGS: &[&str] = &[
     "window",
     "aggregates",
     "pattern",
+    "join",
     "exchange",
     "on_error",
 ];
+
 pub(super) fn operator(report: &mut Report, entry: &Entry) -> OperatorSpec {
     let name = name_of(entry);
     let what = format!("operator `{}`", shown(&name.text));
@@ -53,6 +55,7 @@ pub(super) fn operator(report: &mut Report, entry: &Entry) -> OperatorSpec {
         error.label("no use here").help("`where` and `select` look at one row at a time: remove `key`");
     }
     check_window(report, &spec, &fields, &what);
+    super::join::check_key(report, &spec, &fields, &what);
     spec
 }
 
@@ -114,9 +117,13 @@ fn check_twice(report: &mut Report, columns: &[Text]) {
 }
 
 fn logic(report: &mut Report, fields: &Fields<'_>, entry: &Entry, what: &str) -> Option<LogicSpec> {
-    // A pattern has a select list of its own.
-    let own = if fields.get("pattern").is_some() { &["where"][..] } else { &["where", "select"] };
-    let kinds = [own, &["component"], &["window"], &["pattern"]];
+    // Joins and patterns have a select list of their own, and a join has a condition.
+    let own: &[&str] = match (fields.get("join"), fields.get("pattern")) {
+        (Some(_), _) => &[],
+        (None, Some(_)) => &["where"],
+        (None, None) => &["where", "select"],
+    };
+    let kinds = [own, &["component"], &["window"], &["join"], &["pattern"]];
     let given: Vec<&Entry> = kinds.iter().filter_map(|keys| keys.iter().find_map(|key| fields.get(key))).collect();
     if let [first, second, ..] = given.as_slice() {
         let message = format!("{what} has both `{}` and `{}`", first.key, second.key);
@@ -134,17 +141,22 @@ fn logic(report: &mut Report, fields: &Fields<'_>, entry: &Entry, what: &str) ->
     let stray = ["operator", "config", "aggregates"].iter().any(|key| fields.get(key).is_some());
     if given.is_empty() && !stray && !fields.misspelt {
         let error = report.error(&entry.key_span, format!("{what} does not say what it does"));
-        error.help("give it `where`, `select`, `component`, `window` or `pattern`");
+        error.help("give it `where`, `select`, `component`, `window`, `join` or `pattern`");
     }
     match given.first()?.key.as_str() {
         "component" => component(report, fields),
         "window" => window(report, fields, what).map(LogicSpec::Window),
         "pattern" => pattern(report, fields, what),
-        _ => expression(report, fields),
+        "join" => super::join::join(report, fields, what).map(LogicSpec::Join),
+        _ => {
+            let (filter, select) = expression(report, fields)?;
+            Some(LogicSpec::Expression { filter, select })
+        }
     }
 }
 
-fn expression(report: &mut Report, fields: &Fields<'_>) -> Option<LogicSpec> {
+/// The condition and the select list.
+pub(super) fn expression(report: &mut Report, fields: &Fields<'_>) -> Option<(Option<Text>, Option<Vec<Text>>)> {
     let filter = match fields.get("where") {
         Some(_) => Some(fields.text(report, "where")?),
         None => None,
@@ -153,7 +165,7 @@ fn expression(report: &mut Report, fields: &Fields<'_>) -> Option<LogicSpec> {
     if select.as_ref().is_some_and(Vec::is_empty) {
         return None;
     }
-    Some(LogicSpec::Expression { filter, select })
+    Some((filter, select))
 }
 
 /// The items of `select:`, none if they could not be read.

@@ -57,7 +57,7 @@ pub(super) fn window(report: &mut Report, fields: &Fields<'_>, what: &str) -> Op
             .help("say what is computed per key and window: `aggregates: { flights: \"count(*)\", mean: avg(delay) }`");
     }
     let settings = Fields::read(report, &entry.value, "`window`", &entry.key_span, WINDOW)?;
-    let windows = windows(report, &settings, entry)?;
+    let windows = windows(report, &settings, entry, "; `window: { session: 30m }`; `window: { count: 100 }`")?;
     let time = settings.get("time").map(|entry| fields::choice(report, entry, CLOCKS));
     let time = time.map_or(Some(TimeDomain::Event), |time| time.map(|(time, _)| time))?;
     let offset_ms = settings.parsed(report, "offset", &OFFSET).map_or(0, |d| d.0);
@@ -88,16 +88,25 @@ pub(super) fn window(report: &mut Report, fields: &Fields<'_>, what: &str) -> Op
     })
 }
 
-/// How windows are laid out. What is missing or wrong is reported.
-fn windows(report: &mut Report, settings: &Fields<'_>, entry: &Entry) -> Option<Windows> {
+/// Size, slide and offset of windows that begin at the same times for all keys.
+pub(super) fn spans(report: &mut Report, settings: &Fields<'_>, entry: &Entry) -> Option<(i64, i64, i64)> {
+    let windows = windows(report, settings, entry, "")?;
+    let offset_ms = settings.parsed(report, "offset", &OFFSET).map_or(0, |d| d.0);
+    check_offset(report, settings, &windows, offset_ms);
+    match windows {
+        Windows::Tumbling { size_ms } => Some((size_ms, size_ms, offset_ms)),
+        Windows::Sliding { size_ms, slide_ms } => Some((size_ms, slide_ms, offset_ms)),
+        _ => None,
+    }
+}
+
+/// How windows are laid out. What is missing or wrong is reported; `others`: further kinds, for help.
+fn windows(report: &mut Report, settings: &Fields<'_>, entry: &Entry, others: &str) -> Option<Windows> {
     let mut kinds = KINDS.iter().filter_map(|kind| settings.get(kind));
     let Some(kind) = kinds.next() else {
         if !settings.misspelt {
             let error = report.error(&entry.key_span, "`window` does not say its size");
-            error.help(format!(
-                "`window: {{ tumbling: 1h }}`; {}; `window: {{ session: 30m }}`; `window: {{ count: 100 }}`",
-                steps("sliding").1
-            ));
+            error.help(format!("`window: {{ tumbling: 1h }}`; {}{others}", steps("sliding").1));
         }
         return None;
     };

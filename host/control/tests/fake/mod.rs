@@ -10,6 +10,7 @@ use serde_json::Value;
 use tidemill_control::{Catalog, ProcessNode};
 use tidemill_model::component::{Descriptor, LogicKind, Port, StateDescriptor, StateScope};
 use tidemill_model::fault::OnError;
+use tidemill_model::join::JoinSpec;
 use tidemill_model::logic::{GuestLimits, Logic, LogicFactory, OpenContext};
 use tidemill_model::operator::{Operator, OperatorContext, OperatorFactory};
 use tidemill_model::pattern::PatternSpec;
@@ -205,6 +206,16 @@ impl Catalog for Fake {
         }
         let late = ("late".to_owned(), input.clone());
         Ok(built(vec![("out".to_owned(), Arc::new(Schema::new(fields))), late]))
+    }
+    fn join(&self, spec: JoinSpec, inputs: [&SchemaRef; 2]) -> Result<Built, ConfigError> {
+        let of = |(side, schema): (&str, &SchemaRef)| (format!("late_{side}"), schema.clone());
+        let late = ["left", "right"].into_iter().zip(inputs).map(of);
+        let right = inputs[1].fields().iter().filter(|field| inputs[0].column_with_name(field.name()).is_none());
+        let fields: Vec<_> = inputs[0].fields().iter().chain(right).cloned().collect();
+        if spec.select.is_none() && fields.len() < inputs[0].fields().len() + inputs[1].fields().len() {
+            return Err(ConfigError::new(&["join"], "both sides have a column of one name"));
+        }
+        Ok(built([("out".to_owned(), Arc::new(Schema::new(fields)))].into_iter().chain(late).collect()))
     }
     fn variable(&self, name: &str) -> Option<String> {
         match name {

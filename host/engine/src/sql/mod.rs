@@ -7,6 +7,7 @@ mod bounded;
 mod check;
 mod coerce;
 mod functions;
+pub(crate) mod sides;
 
 use std::sync::Arc;
 
@@ -37,6 +38,8 @@ pub(crate) const EXPRESSION_TOKENS_MAX: usize = 1000;
 pub(crate) struct Planner {
     schema: SchemaRef,
     df: DFSchemaRef,
+    /// Columns are those of two streams.
+    sides: bool,
 }
 
 /// One entry of a select list.
@@ -62,7 +65,12 @@ pub(crate) struct Aggregate {
 impl Planner {
     pub fn new(schema: &SchemaRef) -> Result<Self, ConfigError> {
         let df = DFSchema::try_from(schema.clone()).map_err(|e| ConfigError::new(&[], message(&e)))?;
-        Ok(Self { schema: schema.clone(), df: Arc::new(df) })
+        Ok(Self { schema: schema.clone(), df: Arc::new(df), sides: false })
+    }
+
+    /// The same for columns called `left.x` and `right.y`.
+    pub fn of_sides(schema: &SchemaRef) -> Result<Self, ConfigError> {
+        Ok(Self { sides: true, ..Self::new(schema)? })
     }
 
     /// A condition: bool, null counts as false.
@@ -72,6 +80,7 @@ impl Planner {
 
     /// The same, of what was parsed from `text`.
     pub fn parsed_condition(&self, text: &str, ast: ast::Expr) -> Result<Arc<dyn PhysicalExpr>, ConfigError> {
+        let ast = self.resolved(ast);
         check::scalar(&ast, &self.schema)?;
         let expr = self.logical(text, ast)?;
         let have = self.type_of(text, &expr)?;
@@ -114,10 +123,12 @@ impl Planner {
                     .with_help("write `*`, a column, or `expression AS name`"));
             }
         };
+        let ast = self.resolved(ast);
         check::scalar(&ast, &self.schema)?;
         let expr = self.logical(text, ast)?;
         let name = match (alias, &expr) {
             (Some(alias), _) => alias,
+            (None, Expr::Column(column)) if self.sides => sides::plain_name(&column.name).to_owned(),
             (None, Expr::Column(column)) => column.name.clone(),
             (None, _) => {
                 return Err(ConfigError::new(&[], format!("`{text}` needs a name"))
@@ -151,6 +162,13 @@ impl Planner {
         let field = function.field();
         let data_type = exported(field.data_type()).ok_or_else(|| self.unnameable(text, field.data_type()))?;
         Ok(Aggregate { args: args?, filter: lowered.filter, data_type, nullable: field.is_nullable(), function })
+    }
+
+    fn resolved(&self, mut ast: ast::Expr) -> ast::Expr {
+        if self.sides {
+            sides::resolve(&mut ast);
+        }
+        ast
     }
 
     fn logical(&self, text: &str, ast: ast::Expr) -> Result<Expr, ConfigError> {

@@ -19,7 +19,7 @@ use tidemill_model::key::{KeyEncoder, NULL_I64, decode_i64, encode_i64, hash_i64
 use crate::key_list::KeyList;
 
 /// How keys are taken from batches: chosen once per operator.
-pub(super) enum KeyReader {
+pub(crate) enum KeyReader {
     /// No key: all rows are one group.
     Global,
     /// One int64 column.
@@ -28,7 +28,7 @@ pub(super) enum KeyReader {
 }
 
 /// The keys of one batch.
-pub(super) enum BatchKeys {
+pub(crate) enum BatchKeys {
     Global,
     I64(Int64Array),
     Encoded(Rows, ScalarBuffer<u64>),
@@ -73,7 +73,7 @@ impl KeyReader {
     }
 }
 
-pub(super) enum Groups {
+pub(crate) enum Groups {
     /// Number of groups: 0 or 1.
     Global(usize),
     I64(I64Groups),
@@ -157,6 +157,31 @@ impl Groups {
         }
     }
 
+    /// The group of each of these rows that has one: `found(place in rows, group)`. None of their keys is null.
+    pub fn find_rows(&self, keys: &BatchKeys, rows: &[u32], mut found: impl FnMut(usize, usize)) {
+        match (self, keys) {
+            (Self::Global(len), _) => (0..rows.len()).filter(|_| *len > 0).for_each(|place| found(place, 0)),
+            (Self::I64(own), BatchKeys::I64(keys)) => {
+                let values = keys.values();
+                let mut place = 0;
+                own.table.get_all(rows.iter().map(|&row| values[row as usize]), |group| {
+                    if let Some(group) = group {
+                        found(place, group as usize);
+                    }
+                    place += 1;
+                });
+            }
+            (Self::Encoded(own), BatchKeys::Encoded(keys, hashes)) => {
+                for (place, &row) in rows.iter().enumerate() {
+                    if let Some(group) = own.find(keys.row(row as usize).data(), hashes[row as usize]) {
+                        found(place, group);
+                    }
+                }
+            }
+            _ => unreachable!("keys and table come from readers of one kind"),
+        }
+    }
+
     /// The keys as they are now.
     pub fn freeze(&self) -> FrozenGroups {
         match self {
@@ -188,7 +213,7 @@ impl Groups {
 }
 
 /// The keys of a pane for a snapshot, by number.
-pub(super) enum FrozenGroups {
+pub(crate) enum FrozenGroups {
     Global,
     /// Values, and the number of the null key.
     I64(Vec<i64>, Option<usize>),
@@ -217,7 +242,7 @@ impl FrozenGroups {
 }
 
 #[derive(Default)]
-pub(super) struct I64Groups {
+pub(crate) struct I64Groups {
     table: IntTable,
     keys: Vec<i64>,
     /// Number of the null key.
@@ -272,7 +297,7 @@ impl I64Groups {
 }
 
 #[derive(Default)]
-pub(super) struct EncodedGroups {
+pub(crate) struct EncodedGroups {
     /// Tag (a part of the hash) and number.
     table: HashTable<(u32, u32)>,
     keys: KeyList,

@@ -6,10 +6,10 @@
 
 mod aggregate;
 mod aligned;
-mod groups;
+pub(crate) mod groups;
 mod keyed;
 mod pane;
-mod start;
+pub(crate) mod start;
 mod stored;
 mod sums;
 

@@ -1,7 +1,7 @@
 //! Where windows begin.
 
 /// Start of the window that holds `time` (Flink's `TimeWindow.getWindowStartWithOffset`).
-pub(super) fn window_start(time: i64, offset: i64, size: i64) -> i64 {
+pub(crate) fn window_start(time: i64, offset: i64, size: i64) -> i64 {
     time.saturating_sub(time.saturating_sub(offset).rem_euclid(size))
 }
 

@@ -3,6 +3,7 @@
 mod clock;
 mod driver;
 mod expr;
+mod joins;
 mod logic;
 mod pattern;
 mod process;

@@ -1,0 +1,464 @@
+//! Joins, against a reading of the rules row by row.
+
+use std::collections::BTreeMap;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::{DataType, SchemaRef};
+use proptest::prelude::*;
+use tidemill_engine::driver::{Driver, Input, one_operator};
+use tidemill_engine::joins::join;
+use tidemill_model::fault::OnError;
+use tidemill_model::join::{JoinKind, JoinSpec, JoinType, SIDES};
+use tidemill_model::plan::{Built, EventTimeSpec, Plan};
+use tidemill_model::time::{WATERMARK_MAX, WATERMARK_MIN, WatermarkStrategy};
+
+use crate::support::{explain, ints, lines, rows, schema, sorted, texts, times};
+
+const INNER: JoinType = JoinType::Inner;
+
+fn interval(lower_ms: i64, upper_ms: i64) -> JoinKind {
+    JoinKind::Interval { lower_ms, upper_ms }
+}
+
+fn window(size_ms: i64, slide_ms: i64, offset_ms: i64) -> JoinKind {
+    JoinKind::Window { size_ms, slide_ms, offset_ms }
+}
+
+fn spec(kind: JoinKind, join_type: JoinType, condition: Option<&str>, select: &[&str]) -> JoinSpec {
+    let select = (!select.is_empty()).then(|| select.iter().map(|item| (*item).to_owned()).collect());
+    let condition = condition.map(str::to_owned);
+    JoinSpec { kind, join_type, keys: [vec![0], vec![0]], condition, select, on_error: OnError::Fail }
+}
+
+fn plan(built: &Built, inputs: [&SchemaRef; 2]) -> Plan {
+    let strategy = WatermarkStrategy { delay_ms: i64::MAX / 4, idle_after_ms: None };
+    let event_time = Some(EventTimeSpec { column: 1, strategy });
+    let input = |(name, schema)| Input { key: vec![0], event_time, ..Input::new(name, schema) };
+    one_operator("op", built, &SIDES.into_iter().zip(inputs).map(input).collect::<Vec<_>>())
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Row {
+    key: Option<i64>,
+    time: i64,
+    id: i64,
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Rows(usize, Vec<Row>),
+    Watermark(i64),
+    /// Goes on from a checkpoint with so many workers.
+    Move(usize),
+}
+use Step::{Move, Rows, Watermark};
+
+/// The join, driven: what came out of each port after each step, with its event time.
+fn run(spec: &JoinSpec, text_keys: bool, steps: &[Step]) -> Vec<Vec<String>> {
+    let key = if text_keys { DataType::Utf8 } else { DataType::Int64 };
+    let input = schema(&[("k", key), ("t", DataType::Int64), ("id", DataType::Int64)]);
+    let built = join(spec.clone(), [&input, &input]).unwrap();
+    let plan = plan(&built, [&input, &input]);
+    let mut driver = Driver::by_hand(&plan, 1, 1).unwrap();
+    let mut seen = Vec::new();
+    for step in steps {
+        match step {
+            Rows(side, list) => {
+                driver.push(SIDES[*side], batch(list, text_keys)).unwrap();
+                driver.tick().unwrap();
+            }
+            Watermark(watermark) => both(&mut driver, *watermark),
+            Move(workers) => {
+                let checkpoint = driver.checkpoint().unwrap();
+                // What happens behind a checkpoint does not change it.
+                both(&mut driver, 1 << 50);
+                driver = Driver::restore(&plan, *workers, 2, &checkpoint).unwrap();
+            }
+        }
+        seen.push(taken(&mut driver));
+    }
+    driver.finish().unwrap();
+    seen.push(taken(&mut driver));
+    assert_eq!(driver.held("op"), 0);
+    seen
+}
+
+fn both(driver: &mut Driver, watermark: i64) {
+    SIDES.iter().for_each(|side| driver.advance_event_time(side, watermark).unwrap());
+}
+
+fn batch(list: &[Row], text_keys: bool) -> RecordBatch {
+    let names: Vec<Option<String>> = list.iter().map(|row| row.key.map(|key| format!("key {key}"))).collect();
+    let key = match text_keys {
+        true => texts(names.iter().map(|name| name.as_deref())),
+        false => ints(list.iter().map(|row| row.key)),
+    };
+    rows(&[("k", key), ("t", ints(list.iter().map(|row| row.time))), ("id", ints(list.iter().map(|row| row.id)))])
+}
+
+fn taken(driver: &mut Driver) -> Vec<String> {
+    let batches = driver.take_output("out");
+    let mut seen: Vec<String> =
+        lines(&batches).into_iter().zip(times(&batches)).map(|(line, time)| format!("{line} at {time}")).collect();
+    for (side, port) in ["late_left", "late_right"].into_iter().enumerate() {
+        let late = lines(&driver.take_output(port));
+        seen.extend(late.iter().map(|line| format!("late {side} {}", line.rsplit('|').next().unwrap())));
+    }
+    sorted(seen)
+}
+
+/// The rules, row by row.
+struct Model<'a> {
+    spec: &'a JoinSpec,
+    /// The sum of two ids that is no pair.
+    forbidden: Option<i64>,
+    watermark: i64,
+    held: [Vec<Held>; 2],
+    seen: Vec<String>,
+}
+
+struct Held {
+    row: Row,
+    matched: bool,
+}
+
+impl Model<'_> {
+    fn run(mut self, steps: &[Step]) -> Vec<Vec<String>> {
+        let mut all = Vec::new();
+        for step in steps {
+            match step {
+                Rows(side, rows) => rows.iter().for_each(|row| self.row(*side, *row)),
+                Watermark(watermark) if *watermark > self.watermark => self.advance(*watermark),
+                _ => {}
+            }
+            all.push(sorted(std::mem::take(&mut self.seen)));
+        }
+        self.advance(WATERMARK_MAX);
+        all.push(sorted(self.seen));
+        all
+    }
+
+    fn is_late(&self, time: i64) -> bool {
+        match self.spec.kind {
+            JoinKind::Interval { .. } => time < self.watermark,
+            JoinKind::Window { .. } => {
+                self.windows_of(time).iter().map(|w| w.1 - 1).max().unwrap_or(time) <= self.watermark
+            }
+        }
+    }
+
+    fn windows_of(&self, time: i64) -> Vec<(i64, i64)> {
+        let JoinKind::Window { size_ms, slide_ms, offset_ms } = self.spec.kind else { return Vec::new() };
+        let near = (time - offset_ms).div_euclid(slide_ms);
+        let starts = (near - size_ms / slide_ms - 1..=near).map(|n| n * slide_ms + offset_ms);
+        starts.map(|start| (start, start + size_ms)).filter(|w| (w.0..w.1).contains(&time)).collect()
+    }
+
+    fn row(&mut self, side: usize, row: Row) {
+        if self.is_late(row.time) {
+            self.seen.push(format!("late {side} {}", row.id));
+            return;
+        }
+        let mut matched = false;
+        if let JoinKind::Interval { lower_ms, upper_ms } = self.spec.kind {
+            for other in 0..self.held[1 - side].len() {
+                let partner = self.held[1 - side][other].row;
+                let (left, right) = if side == 0 { (row, partner) } else { (partner, row) };
+                if self.agree(left, right) && (lower_ms..=upper_ms).contains(&(right.time - left.time)) {
+                    self.pair(Some(left), Some(right), left.time.max(right.time));
+                    matched = true;
+                    self.held[1 - side][other].matched = true;
+                }
+            }
+        }
+        self.held[side].push(Held { row, matched });
+    }
+
+    fn agree(&self, left: Row, right: Row) -> bool {
+        left.key.is_some() && left.key == right.key && Some(left.id + right.id) != self.forbidden
+    }
+
+    fn pair(&mut self, left: Option<Row>, right: Option<Row>, time: i64) {
+        let id = |row: Option<Row>| row.map_or("-".to_owned(), |row| row.id.to_string());
+        self.seen.push(format!("{}|{} at {time}", id(left), id(right)));
+    }
+
+    fn advance(&mut self, watermark: i64) {
+        let before = std::mem::replace(&mut self.watermark, watermark);
+        match self.spec.kind {
+            JoinKind::Interval { lower_ms, upper_ms } => self.expire([upper_ms.max(0), (-lower_ms).max(0)]),
+            JoinKind::Window { .. } => self.fire(before),
+        }
+    }
+
+    fn expire(&mut self, kept_ms: [i64; 2]) {
+        for (side, kept_ms) in kept_ms.into_iter().enumerate() {
+            let watermark = self.watermark;
+            let (gone, stays) =
+                std::mem::take(&mut self.held[side]).into_iter().partition(|h| h.row.time + kept_ms <= watermark);
+            self.held[side] = stays;
+            let gone: Vec<Held> = gone;
+            for held in gone.into_iter().filter(|held| !held.matched && self.spec.join_type.keeps(side)) {
+                let (left, right) = if side == 0 { (Some(held.row), None) } else { (None, Some(held.row)) };
+                self.pair(left, right, held.row.time + kept_ms);
+            }
+        }
+    }
+
+    /// Windows that the watermark has reached just now.
+    fn fire(&mut self, before: i64) {
+        let reached = before + 1..=self.watermark;
+        let mut due: BTreeMap<(i64, i64), [Vec<Row>; 2]> = BTreeMap::new();
+        for side in 0..2 {
+            for held in &self.held[side] {
+                let windows = self.windows_of(held.row.time).into_iter().filter(|w| reached.contains(&(w.1 - 1)));
+                windows.for_each(|w| due.entry(w).or_default()[side].push(held.row));
+            }
+        }
+        for ((_, end), [lefts, rights]) in due {
+            let pairs = lefts.iter().flat_map(|l| rights.iter().map(move |r| (*l, *r)));
+            let pairs: Vec<(Row, Row)> = pairs.filter(|(l, r)| self.agree(*l, *r)).collect();
+            pairs.iter().for_each(|(l, r)| self.pair(Some(*l), Some(*r), end - 1));
+            for left in lefts.into_iter().filter(|l| pairs.iter().all(|pair| pair.0.id != l.id)) {
+                if self.spec.join_type.keeps(0) {
+                    self.pair(Some(left), None, end - 1);
+                }
+            }
+            for right in rights.into_iter().filter(|r| pairs.iter().all(|pair| pair.1.id != r.id)) {
+                if self.spec.join_type.keeps(1) {
+                    self.pair(None, Some(right), end - 1);
+                }
+            }
+        }
+    }
+}
+
+fn model<'a>(spec: &'a JoinSpec, forbidden: Option<i64>, steps: &[Step]) -> Vec<Vec<String>> {
+    let held = [Vec::new(), Vec::new()];
+    Model { spec, forbidden, watermark: WATERMARK_MIN, held, seen: Vec::new() }.run(steps)
+}
+
+/// Few keys, times near each other, watermarks that go on; ids are the numbers of the rows.
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let key = prop_oneof![8 => (0i64..4).prop_map(Some), 1 => Just(None)];
+    let row = (key, -20i64..20).prop_map(|(key, time)| Row { key, time, id: 0 });
+    let step = prop_oneof![
+        6 => (0usize..2, prop::collection::vec(row, 1..12)).prop_map(|(side, rows)| Rows(side, rows)),
+        3 => (-2i64..20).prop_map(Watermark),
+        1 => (1usize..4).prop_map(Move),
+    ];
+    prop::collection::vec(step, 1..40).prop_map(|mut steps| {
+        let (mut id, mut now) = (0, -30);
+        for step in &mut steps {
+            match step {
+                Rows(_, rows) => {
+                    for row in rows {
+                        (row.id, row.time) = (id, row.time + now + 15);
+                        id += 1;
+                    }
+                }
+                // Some stay where they were.
+                Watermark(by) => {
+                    now += *by.max(&mut 0);
+                    *by = now;
+                }
+                Move(_) => {}
+            }
+        }
+        steps
+    })
+}
+
+fn kinds() -> impl Strategy<Value = JoinKind> {
+    prop_oneof![
+        (-15i64..15, 0i64..20).prop_map(|(from, span)| interval(from, from + span)),
+        (1i64..20, -1i64..2).prop_map(|(size, offset)| window(
+            size,
+            size,
+            if offset.abs() < size { offset } else { 0 }
+        )),
+        (1i64..20, 2i64..12, -1i64..2).prop_map(|(size, slide, offset)| window(size, slide, offset)),
+    ]
+}
+
+fn types() -> impl Strategy<Value = JoinType> {
+    prop::sample::select(JoinType::ALL.map(|(_, join_type)| join_type).to_vec())
+}
+
+proptest! {
+    #[test]
+    fn joins_are_what_the_rules_say_row_by_row(
+        kind in kinds(), join_type in types(), forbidden in prop::option::of(5i64..60), text_keys: bool, steps in steps(),
+    ) {
+        let condition = forbidden.map(|sum| format!("left.id + right.id <> {sum}"));
+        let spec = spec(kind, join_type, condition.as_deref(), &["left.id", "right.id AS other"]);
+        let (seen, expected) = (run(&spec, text_keys, &steps), model(&spec, forbidden, &steps));
+        for (step, (seen, expected)) in seen.iter().zip(&expected).enumerate() {
+            prop_assert_eq!(seen, expected, "step {}: {:?}", step, steps.get(step));
+        }
+    }
+}
+
+fn row(key: i64, time: i64, id: i64) -> Row {
+    Row { key: Some(key), time, id }
+}
+
+#[test]
+fn bounds_are_part_of_the_interval() {
+    let steps = [
+        Rows(0, vec![row(1, 100, 1), row(2, 100, 2)]),
+        Rows(1, [97, 98, 100, 105, 106].iter().map(|&time| row(1, time, time)).collect()),
+    ];
+    let spec = spec(interval(-2, 5), INNER, None, &["left.id", "right.id AS other"]);
+    assert_eq!(run(&spec, false, &steps)[1], ["1|100 at 100", "1|105 at 105", "1|98 at 100"]);
+}
+
+#[test]
+fn rows_go_when_the_watermark_reaches_the_end_of_their_interval() {
+    let spec = spec(interval(0, 10), JoinType::Full, None, &["left.id", "right.id AS other"]);
+    let steps = [
+        Rows(0, vec![row(1, 100, 1)]),
+        Watermark(109),
+        Rows(1, vec![row(1, 110, 2)]),
+        Rows(0, vec![row(1, 109, 3), row(1, 108, 4)]),
+        Watermark(110),
+        // On time, but what it belongs to has gone.
+        Rows(1, vec![row(1, 110, 5)]),
+        Watermark(119),
+    ];
+    let seen = run(&spec, false, &steps);
+    assert_eq!(seen[2], ["1|2 at 110"]);
+    assert_eq!(seen[3], ["3|2 at 110", "late 0 4"]);
+    assert_eq!(seen[4], [""; 0]);
+    assert_eq!(seen[5], ["3|5 at 110"]);
+    assert_eq!(seen.concat().len(), 4);
+}
+
+#[test]
+fn many_pairs_come_out_in_batches_that_wait_for_room() {
+    let many = |side: i64| (0..300).map(|id| row(1, 5, side * 1000 + id)).collect::<Vec<_>>();
+    for kind in [interval(0, 0), window(10, 10, 0)] {
+        let spec = spec(kind, JoinType::Full, Some("left.id + 1000 <> right.id"), &["left.id", "right.id AS other"]);
+        let input = schema(&[("k", DataType::Int64), ("t", DataType::Int64), ("id", DataType::Int64)]);
+        let built = join(spec, [&input, &input]).unwrap();
+        let mut driver = Driver::by_hand(&plan(&built, [&input, &input]), 1, 1).unwrap();
+        for (side, name) in SIDES.into_iter().enumerate() {
+            driver.push(name, batch(&many(side as i64), false)).unwrap();
+            driver.tick().unwrap();
+        }
+        driver.push("left", batch(&(0..20_000).map(|id| row(2, 6, id)).collect::<Vec<_>>(), false)).unwrap();
+        driver.finish().unwrap();
+        let sizes: Vec<usize> = driver.output("out").iter().map(|b| b.num_rows()).collect();
+        assert!(sizes.iter().all(|&size| size <= 8192), "{sizes:?}");
+        assert_eq!(sizes.iter().sum::<usize>(), 300 * 299 + 20_000, "{kind:?}");
+    }
+}
+
+#[test]
+fn columns_come_out_by_the_name_of_their_side() {
+    let left = schema(&[("k", DataType::Int64), ("t", DataType::Int64), ("price", DataType::Int64)]);
+    let right = schema(&[("key", DataType::Int64), ("at", DataType::Int64), ("rate", DataType::Int64)]);
+    for (kind, select, expected) in [
+        (interval(0, 5), &[][..], "7|1|100|7|3|2"),
+        (interval(0, 5), &["left.price * right.rate AS total", "right.rate"], "200|2"),
+        (interval(0, 5), &["right.*", "left.price"], "7|3|2|100"),
+        (interval(0, 5), &["*", "left.t + right.at AS sum"], "7|1|100|7|3|2|4"),
+        (window(5, 5, 0), &["window_start", "window_end", "rate"], ""),
+        (
+            window(5, 5, 0),
+            &["window_start", "window_end", "right.rate"],
+            "1970-01-01T00:00:00|1970-01-01T00:00:00.005|2",
+        ),
+    ] {
+        let built = join(spec(kind, INNER, None, select), [&left, &right]);
+        if expected.is_empty() {
+            assert!(built.is_err());
+            continue;
+        }
+        let mut driver = Driver::by_hand(&plan(&built.unwrap(), [&left, &right]), 1, 1).unwrap();
+        driver.push("left", rows(&[("k", ints([7])), ("t", ints([1])), ("price", ints([100]))])).unwrap();
+        driver.push("right", rows(&[("key", ints([7])), ("at", ints([3])), ("rate", ints([2]))])).unwrap();
+        driver.finish().unwrap();
+        assert_eq!(lines(driver.output("out")), [expected], "{select:?}");
+    }
+}
+
+#[test]
+fn a_pair_that_cannot_be_computed_is_rejected_alone() {
+    let input = schema(&[("k", DataType::Int64), ("t", DataType::Int64), ("id", DataType::Int64)]);
+    for (condition, select) in [(None, "10 / right.id AS n"), (Some("10 / right.id > 0"), "right.id AS n")] {
+        let mut spec = spec(interval(0, 0), JoinType::Left, condition, &["left.id", select]);
+        spec.on_error = OnError::DeadLetter;
+        let built = join(spec, [&input, &input]).unwrap();
+        let mut driver = Driver::by_hand(&plan(&built, [&input, &input]), 1, 1).unwrap();
+        driver.push("left", batch(&[row(1, 0, 1)], false)).unwrap();
+        driver.push("right", batch(&[row(1, 0, 10), row(1, 0, 0), row(1, 0, 5)], false)).unwrap();
+        driver.finish().unwrap();
+        assert_eq!(driver.output("out").iter().map(|b| b.num_rows()).sum::<usize>(), 2);
+        let dead: Vec<&str> = driver.dead().iter().map(|dead| dead.row.as_str()).collect();
+        assert_eq!(dead.len(), 1, "{dead:?}");
+        assert!(dead[0].contains(r#""right.id":0"#), "{dead:?}");
+    }
+}
+
+#[test]
+fn a_snapshot_of_another_join_is_refused() {
+    let input =
+        schema(&[("k", DataType::Int64), ("t", DataType::Int64), ("id", DataType::Int64), ("more", DataType::Utf8)]);
+    let made = |kind, join_type, select: &[&str]| {
+        let built = join(spec(kind, join_type, None, select), [&input, &input]).unwrap();
+        plan(&built, [&input, &input])
+    };
+    let mut driver = Driver::by_hand(&made(interval(0, 5), INNER, &["left.id"]), 1, 1).unwrap();
+    let checkpoint = driver.checkpoint().unwrap();
+    for (next, refusal) in [
+        (made(interval(-100, 50), INNER, &["left.id + 1 AS id"]), ""),
+        (made(interval(0, 5), JoinType::Left, &["left.id"]), "whose `type` is `inner`, but now it is `left`"),
+        (made(window(5, 5, 0), INNER, &["left.id"]), "whose `join` is `interval`, but now it is `window`"),
+        (
+            made(interval(0, 5), INNER, &["left.id", "left.more"]),
+            "the column `more`, which is read now, is not among them",
+        ),
+    ] {
+        match Driver::restore(&next, 2, 1, &checkpoint) {
+            Ok(_) => assert_eq!(refusal, ""),
+            Err(fault) => assert!(!refusal.is_empty() && fault.message.contains(refusal), "{}", fault.message),
+        }
+    }
+}
+
+#[test]
+fn wrong_settings_are_explained() {
+    let left = schema(&[("k", DataType::Int64), ("t", DataType::Int64), ("price", DataType::Int64)]);
+    let right = schema(&[("k", DataType::Int64), ("t", DataType::Int64), ("rate", DataType::Int64)]);
+    for (kind, condition, select, expected) in [
+        (
+            interval(0, 5),
+            None,
+            &[][..],
+            "join: both sides have a column `k`, and all columns would come out [say which ones do: \
+             `select: [\"left.*\", right.rate]`; `right.k AS NAME` gives it another name]",
+        ),
+        (interval(5, 0), None, &["left.k"], "join.interval: no time is between 5 ms and 0 ms: the interval is empty"),
+        (
+            interval(0, 5),
+            None,
+            &["left.k", "right.k"],
+            "select.1: the column `k` would come out twice [give it another name: `right.k AS right_k`]",
+        ),
+        (interval(0, 5), None, &["left.prize"], "select.0: there is no column `left.prize`"),
+        (interval(0, 5), None, &["price"], "select.0: there is no column `price`"),
+        (interval(0, 5), Some("left.price"), &["left.k"], "where: `left.price` is int64, not a condition"),
+        (
+            window(100_001, 1, 0),
+            None,
+            &["left.k"],
+            "join.window.slide: size and slide have too little in common: a window would have more than 100000 slices",
+        ),
+        (window(10, 10, 10), None, &["left.k"], "join.window.offset: an offset of 10 ms is not less than 10 ms"),
+    ] {
+        let error = join(spec(kind, INNER, condition, select), [&left, &right]).err().unwrap();
+        let text = explain(&error);
+        assert!(text.starts_with(expected), "{text}");
+    }
+}
