@@ -81,7 +81,8 @@ pub(super) fn described(settings: &Value) -> Result<Described, ConfigError> {
 impl Described {
     /// A refusal, at the stage that is to blame.
     pub fn refused(&self, refused: &Refused) -> ConfigError {
-        let at = self.stages.iter().find(|(name, _)| *name == refused.stage);
+        // Of two stages with one name, the second.
+        let at = self.stages.iter().rfind(|(name, _)| *name == refused.stage);
         let path = at.map_or_else(Vec::new, |(_, path)| path.clone());
         ConfigError { path, ..ConfigError::new(&[], refused.message.clone()) }.with_help(refused.help.clone())
     }
