@@ -13,6 +13,7 @@ use tidemill_model::component::Descriptor;
 use tidemill_model::fault::OnError;
 use tidemill_model::join::JoinSpec;
 use tidemill_model::logic::{GuestLimits, LogicFactory};
+use tidemill_model::pattern::PatternSpec;
 use tidemill_model::plan::Built;
 use tidemill_model::sink::Sink;
 use tidemill_model::source::Source;
@@ -75,6 +76,9 @@ impl Catalog for NativeCatalog {
         on_error: OnError,
     ) -> Result<Built, ConfigError> {
         self.builtins.expression(where_, select, input, on_error)
+    }
+    fn pattern(&self, spec: PatternSpec, input: &SchemaRef) -> Result<Built, ConfigError> {
+        self.builtins.pattern(spec, input)
     }
     fn window(&self, spec: WindowSpec, input: &SchemaRef) -> Result<Built, ConfigError> {
         self.builtins.window(spec, input)

@@ -13,6 +13,7 @@ use tidemill_model::component::{Descriptor, LogicKind, Port};
 use tidemill_model::fault::OnError;
 use tidemill_model::join::JoinSpec;
 use tidemill_model::logic::{GuestLimits, LogicFactory};
+use tidemill_model::pattern::PatternSpec;
 use tidemill_model::plan::Built;
 use tidemill_model::schema::{parse_field, project};
 use tidemill_model::sink::Sink;
@@ -144,6 +145,9 @@ impl Catalog for Given {
         on_error: OnError,
     ) -> Result<Built, ConfigError> {
         expr::node(where_, select, input, on_error)
+    }
+    fn pattern(&self, _spec: PatternSpec, _input: &SchemaRef) -> Result<Built, ConfigError> {
+        Err(ConfigError::new(&[], "not asked for"))
     }
     fn window(&self, _spec: WindowSpec, _input: &SchemaRef) -> Result<Built, ConfigError> {
         Err(ConfigError::new(&[], "not asked for"))

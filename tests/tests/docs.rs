@@ -19,6 +19,7 @@ use tidemill_model::dead::DEAD_SCHEMA;
 use tidemill_model::fault::OnError;
 use tidemill_model::join::JoinSpec;
 use tidemill_model::logic::{GuestLimits, LogicFactory};
+use tidemill_model::pattern::PatternSpec;
 use tidemill_model::plan::{Built, JobOptions};
 use tidemill_model::schema::type_name;
 use tidemill_model::sink::Sink;
@@ -46,12 +47,14 @@ const SETTINGS: &[(&[&str], &str)] = &[
     (&["Source nexmark"], "sources: { a: { nexmark: { zzz: 1 } } }"),
     (&["Source datagen"], "sources: { a: { datagen: { zzz: 1 } } }"),
     (&["Source datagen"], "sources: { a: { datagen: { columns: { c: { zzz: 1 } } } } }"),
-    (&["join", "Operators", "where and select", "component", "window"], "operators: { a: { zzz: 1 } }"),
+    (&["join", "Operators", "where and select", "component", "window", "pattern"], "operators: { a: { zzz: 1 } }"),
     (&["join"], "operators: { a: { input: b, join: { zzz: 1 } } }"),
     (&["join"], "operators: { a: { input: b, join: { interval: { zzz: 1 } } } }"),
     (&["join"], "operators: { a: { input: b, join: { window: { zzz: 1 } } } }"),
     (&["window"], "operators: { a: { input: b, window: { zzz: 1 } } }"),
     (&["Triggers"], "operators: { a: { input: b, window: { tumbling: 1s, trigger: { zzz: 1 } } } }"),
+    (&["pattern"], PATTERN),
+    (&["pattern"], STAGE),
     (&["Sinks"], "sinks: { a: { zzz: 1 } }"),
     (&["Sinks"], "sinks: { a: { blackhole: , zzz: 1 } }"),
     (&["Sink file", "Format csv"], "sinks: { a: { file: { path: x, format: csv, zzz: 1 } } }"),
@@ -60,6 +63,14 @@ const SETTINGS: &[(&[&str], &str)] = &[
     (&["Sink file"], "sinks: { a: { file: { path: x, format: csv, bucket: { zzz: 1 } } } }"),
     (&["Sink stdout"], "sinks: { a: { stdout: { zzz: 1 } } }"),
 ];
+
+/// What a pattern says is read when it is built, so it needs its surroundings.
+const PATTERN: &str = "sources: { a: { nexmark: { kind: bid }, event_time: { column: date_time } } }\n\
+    operators: { b: { input: a, key: [auction], pattern: { zzz: 1 }, select: [ x.price AS p ] } }\n\
+    sinks: { c: { input: b, blackhole: } }";
+const STAGE: &str = "sources: { a: { nexmark: { kind: bid }, event_time: { column: date_time } } }\n\
+    operators: { b: { input: a, key: [auction], pattern: { stages: [ { zzz: 1 } ] }, select: [ x.price AS p ] } }\n\
+    sinks: { c: { input: b, blackhole: } }";
 
 /// The same for the values of settings and for the settings of a generator: they stand in the text of a section.
 const VALUES: &[(&str, &str)] = &[
@@ -376,6 +387,9 @@ impl Catalog for Shown {
         on_error: OnError,
     ) -> Result<Built, ConfigError> {
         tidemill_engine::expr::node(where_, select, input, on_error)
+    }
+    fn pattern(&self, spec: PatternSpec, input: &SchemaRef) -> Result<Built, ConfigError> {
+        tidemill_engine::cep::pattern(spec, input)
     }
     fn window(&self, spec: WindowSpec, input: &SchemaRef) -> Result<Built, ConfigError> {
         tidemill_engine::windows::window(spec, input)

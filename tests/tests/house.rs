@@ -27,7 +27,9 @@ fn crates_below_host_know_the_model_only() {
         if name == "tidemill-model" {
             assert!(known.is_empty(), "model knows nobody, but it depends on {known:?}");
         } else if dir.starts_with("host/") && dir != "host/node" {
-            let others: Vec<&String> = known.iter().filter(|k| *k != "tidemill-model").collect();
+            let may =
+                |k: &str| k == "tidemill-model" && dir != "host/cep" || k == "tidemill-cep" && dir == "host/engine";
+            let others: Vec<&String> = known.iter().filter(|k| !may(k)).collect();
             assert!(others.is_empty(), "{dir} depends on {others:?}: crates below host/ meet in host/node only");
         } else if dir.starts_with("guest-sdk/") || dir.starts_with("examples/") {
             let hosts: Vec<&String> = known.iter().filter(|k| !k.starts_with("tidemill-sdk")).collect();

@@ -10,6 +10,7 @@ use tidemill_model::component::Descriptor;
 use tidemill_model::fault::OnError;
 use tidemill_model::join::JoinSpec;
 use tidemill_model::logic::{GuestLimits, LogicFactory};
+use tidemill_model::pattern::PatternSpec;
 use tidemill_model::plan::{Built, JobOptions};
 use tidemill_model::sink::Sink;
 use tidemill_model::source::Source;
@@ -38,6 +39,7 @@ pub trait Catalog {
         on_error: OnError,
     ) -> Result<Built, ConfigError>;
     fn window(&self, spec: WindowSpec, input: &SchemaRef) -> Result<Built, ConfigError>;
+    fn pattern(&self, spec: PatternSpec, input: &SchemaRef) -> Result<Built, ConfigError>;
     /// `inputs`: left and right.
     fn join(&self, spec: JoinSpec, inputs: [&SchemaRef; 2]) -> Result<Built, ConfigError>;
     /// An environment variable, for `${NAME}`.

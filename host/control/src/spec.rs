@@ -151,9 +151,22 @@ pub(crate) enum ExchangeSpec {
 
 #[derive(Debug)]
 pub(crate) enum LogicSpec {
-    Expression { filter: Option<Text>, select: Option<Vec<Text>> },
-    Component { path: Text, operator: Option<Text>, config: Vec<(String, String)> },
+    Expression {
+        filter: Option<Text>,
+        select: Option<Vec<Text>>,
+    },
+    Component {
+        path: Text,
+        operator: Option<Text>,
+        config: Vec<(String, String)>,
+    },
     Window(WindowSpec),
+    /// The place of `pattern:`, its settings, and what comes out for a match.
+    Pattern {
+        span: Span,
+        pattern: Value,
+        select: Vec<Text>,
+    },
     Join(JoinLogic),
 }
 

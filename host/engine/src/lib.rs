@@ -7,8 +7,10 @@
 //! - [`joins`]: one module per kind of join of two streams
 //! - [`process`]: the user's logic: map, filter, keyed
 //! - [`windows`]: one module per kind of window
+//! - [`cep`]: patterns of events
 //! - [`driver`]: runs a plan with virtual workers and virtual time
 
+pub mod cep;
 pub mod driver;
 pub mod expr;
 pub mod joins;

@@ -19,6 +19,7 @@ pub mod limits;
 pub mod logic;
 pub mod operator;
 pub mod panics;
+pub mod pattern;
 pub mod plan;
 pub mod remote;
 pub mod schema;

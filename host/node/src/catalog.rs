@@ -15,6 +15,7 @@ use tidemill_model::config::ConfigContext;
 use tidemill_model::fault::OnError;
 use tidemill_model::join::JoinSpec;
 use tidemill_model::logic::{GuestLimits, LogicFactory};
+use tidemill_model::pattern::PatternSpec;
 use tidemill_model::plan::{Backend, Built, JobOptions};
 use tidemill_model::sink::Sink;
 use tidemill_model::source::Source;
@@ -182,6 +183,10 @@ impl Catalog for Builtins {
         on_error: OnError,
     ) -> Result<Built, ConfigError> {
         on_deep_stack(|| tidemill_engine::expr::node(where_, select, input, on_error))
+    }
+
+    fn pattern(&self, spec: PatternSpec, input: &SchemaRef) -> Result<Built, ConfigError> {
+        on_deep_stack(|| tidemill_engine::cep::pattern(spec, input))
     }
 
     fn window(&self, spec: WindowSpec, input: &SchemaRef) -> Result<Built, ConfigError> {

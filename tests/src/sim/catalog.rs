@@ -12,6 +12,7 @@ use tidemill_model::component::Descriptor;
 use tidemill_model::fault::OnError;
 use tidemill_model::join::JoinSpec;
 use tidemill_model::logic::{GuestLimits, LogicFactory};
+use tidemill_model::pattern::PatternSpec;
 use tidemill_model::plan::{Backend, Built, NodeKind, Plan};
 use tidemill_model::sink::Sink;
 use tidemill_model::source::Source;
@@ -144,6 +145,10 @@ impl Catalog for Parts<'_> {
         on_error: OnError,
     ) -> Result<Built, ConfigError> {
         BUILTINS.expression(where_, select, input, on_error)
+    }
+
+    fn pattern(&self, spec: PatternSpec, input: &SchemaRef) -> Result<Built, ConfigError> {
+        BUILTINS.pattern(spec, input)
     }
 
     fn window(&self, spec: WindowSpec, input: &SchemaRef) -> Result<Built, ConfigError> {

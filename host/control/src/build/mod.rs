@@ -8,6 +8,7 @@ mod input;
 mod join;
 mod node;
 mod operator;
+mod pattern;
 mod refusal;
 mod window;
 

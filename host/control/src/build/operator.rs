@@ -34,6 +34,7 @@ impl Builder<'_> {
                 self.expression(spec, filter.as_ref(), select.as_deref(), on_error)
             }
             Some(LogicSpec::Window(window)) => self.window(spec, window, on_error),
+            Some(LogicSpec::Pattern { span, pattern, select }) => self.pattern(spec, span, pattern, select, on_error),
             Some(LogicSpec::Join(join)) => self.join(spec, join, on_error),
             Some(LogicSpec::Component { path, operator, config }) => {
                 self.process(spec, path, operator.as_ref(), config, on_error)

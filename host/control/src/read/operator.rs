@@ -24,6 +24,7 @@ const SETTINGS: &[&str] = &[
     "config",
     "window",
     "aggregates",
+    "pattern",
     "join",
     "exchange",
     "on_error",
@@ -116,9 +117,13 @@ fn check_twice(report: &mut Report, columns: &[Text]) {
 }
 
 fn logic(report: &mut Report, fields: &Fields<'_>, entry: &Entry, what: &str) -> Option<LogicSpec> {
-    let kinds = [&["where", "select"][..], &["component"], &["window"], &["join"]];
-    // A join has a condition and a select list of its own.
-    let kinds = if fields.get("join").is_some() { &kinds[1..] } else { &kinds };
+    // Joins and patterns have a select list of their own, and a join has a condition.
+    let own: &[&str] = match (fields.get("join"), fields.get("pattern")) {
+        (Some(_), _) => &[],
+        (None, Some(_)) => &["where"],
+        (None, None) => &["where", "select"],
+    };
+    let kinds = [own, &["component"], &["window"], &["join"], &["pattern"]];
     let given: Vec<&Entry> = kinds.iter().filter_map(|keys| keys.iter().find_map(|key| fields.get(key))).collect();
     if let [first, second, ..] = given.as_slice() {
         let message = format!("{what} has both `{}` and `{}`", first.key, second.key);
@@ -136,11 +141,12 @@ fn logic(report: &mut Report, fields: &Fields<'_>, entry: &Entry, what: &str) ->
     let stray = ["operator", "config", "aggregates"].iter().any(|key| fields.get(key).is_some());
     if given.is_empty() && !stray && !fields.misspelt {
         let error = report.error(&entry.key_span, format!("{what} does not say what it does"));
-        error.help("give it `where`, `select`, `component`, `window` or `join`");
+        error.help("give it `where`, `select`, `component`, `window`, `join` or `pattern`");
     }
     match given.first()?.key.as_str() {
         "component" => component(report, fields),
         "window" => window(report, fields, what).map(LogicSpec::Window),
+        "pattern" => pattern(report, fields, what),
         "join" => super::join::join(report, fields, what).map(LogicSpec::Join),
         _ => {
             let (filter, select) = expression(report, fields)?;
@@ -155,14 +161,38 @@ pub(super) fn expression(report: &mut Report, fields: &Fields<'_>) -> Option<(Op
         Some(_) => Some(fields.text(report, "where")?),
         None => None,
     };
-    let select = fields.get("select").map(|entry| {
-        let texts = fields::texts(report, &entry.value, "select", &entry.key_span);
-        texts.iter().flat_map(|text| items(text, report.text())).collect::<Vec<_>>()
-    });
+    let select = select(report, fields);
     if select.as_ref().is_some_and(Vec::is_empty) {
         return None;
     }
     Some((filter, select))
+}
+
+/// The items of `select:`, none if they could not be read.
+fn select(report: &mut Report, fields: &Fields<'_>) -> Option<Vec<Text>> {
+    let entry = fields.get("select")?;
+    let texts = fields::texts(report, &entry.value, "select", &entry.key_span);
+    Some(texts.iter().flat_map(|text| items(text, report.text())).collect())
+}
+
+/// Its settings are read by what builds it; here is only what stands around them.
+fn pattern(report: &mut Report, fields: &Fields<'_>, what: &str) -> Option<LogicSpec> {
+    let entry = fields.get("pattern")?;
+    if fields.get("key").is_none() {
+        let error = report.error(&entry.key_span, format!("{what} has a `pattern`, but no `key`"));
+        error.help(
+            "say whose events are looked at together: `key: [COLUMN]`; for all rows together, put \
+             `select: [\"*\", \"1 AS all_rows\"]` before it and take `key: [all_rows]`",
+        );
+    }
+    let Some(select) = select(report, fields) else {
+        let error = report.error(&entry.key_span, format!("{what} has a `pattern`, but no `select`"));
+        error.help("say what comes out for a match: `select: [first(a.time) AS since, b.price AS price]`");
+        return None;
+    };
+    Fields::any(report, &entry.value, "`pattern`", &entry.key_span)?;
+    let span = entry.key_span.clone();
+    (!select.is_empty()).then(|| LogicSpec::Pattern { span, pattern: entry.value.to_json(), select })
 }
 
 /// The items of a select list: `a, b + 1 AS c` are two. Each with its own place where it stands there literally.

@@ -13,6 +13,7 @@ use tidemill_model::fault::OnError;
 use tidemill_model::join::JoinSpec;
 use tidemill_model::logic::{GuestLimits, Logic, LogicFactory, OpenContext};
 use tidemill_model::operator::{Operator, OperatorContext, OperatorFactory};
+use tidemill_model::pattern::PatternSpec;
 use tidemill_model::plan::Built;
 use tidemill_model::schema::{carry, parse_field};
 use tidemill_model::sink::{Committable, Sink, SinkWriter};
@@ -181,6 +182,15 @@ impl Catalog for Fake {
         }
         let schema = if select.is_some() { Arc::new(Schema::new(fields)) } else { input.clone() };
         Ok(built(vec![("out".to_owned(), schema)]))
+    }
+    fn pattern(&self, spec: PatternSpec, input: &SchemaRef) -> Result<Built, ConfigError> {
+        let fields = spec.key.iter().map(|&k| input.field(k).clone()).collect::<Vec<_>>();
+        if spec.pattern.get("stages").is_none() {
+            return Err(ConfigError::new(&["pattern"], "missing field `stages`"));
+        }
+        let output = Arc::new(Schema::new(fields));
+        let late = ("late".to_owned(), input.clone());
+        Ok(built(vec![("out".to_owned(), output.clone()), ("timed_out".to_owned(), output), late]))
     }
     fn window(&self, spec: WindowSpec, input: &SchemaRef) -> Result<Built, ConfigError> {
         let mut fields: Vec<Field> = spec.key.iter().map(|&k| input.field(k).clone()).collect();

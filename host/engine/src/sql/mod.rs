@@ -75,7 +75,12 @@ impl Planner {
 
     /// A condition: bool, null counts as false.
     pub fn condition(&self, text: &str) -> Result<Arc<dyn PhysicalExpr>, ConfigError> {
-        let ast = self.resolved(parse(text, |p| p.parse_expr())?);
+        self.parsed_condition(text, parse_expression(text)?)
+    }
+
+    /// The same, of what was parsed from `text`.
+    pub fn parsed_condition(&self, text: &str, ast: ast::Expr) -> Result<Arc<dyn PhysicalExpr>, ConfigError> {
+        let ast = self.resolved(ast);
         check::scalar(&ast, &self.schema)?;
         let expr = self.logical(text, ast)?;
         let have = self.type_of(text, &expr)?;
@@ -101,7 +106,12 @@ impl Planner {
 
     /// `*`, `column`, or `expression AS name`.
     pub fn item(&self, text: &str) -> Result<Item, ConfigError> {
-        let (ast, alias) = match parse(text, |p| p.parse_select_item())? {
+        self.parsed_item(text, parse_item(text)?)
+    }
+
+    /// The same, of what was parsed from `text`.
+    pub fn parsed_item(&self, text: &str, item: ast::SelectItem) -> Result<Item, ConfigError> {
+        let (ast, alias) = match item {
             ast::SelectItem::Wildcard(options) if options == ast::WildcardAdditionalOptions::default() => {
                 return Ok(Item::All);
             }
@@ -133,7 +143,7 @@ impl Planner {
 
     /// An aggregate call, perhaps with `DISTINCT` and `FILTER (WHERE ...)`.
     pub fn aggregate(&self, name: &str, text: &str) -> Result<Aggregate, ConfigError> {
-        let ast = parse(text, |p| p.parse_expr())?;
+        let ast = parse_expression(text)?;
         check::aggregate(&ast, &self.schema, text)?;
         // The planner gives `count(*)` its own text as an alias.
         let expr = self.logical(text, ast)?.unalias();
@@ -189,6 +199,14 @@ impl Planner {
         ConfigError::new(&[], format!("`{text}` has the type {found}, which no stream can carry"))
             .with_help("convert it: `CAST(... AS BIGINT)`, `CAST(... AS VARCHAR)`")
     }
+}
+
+pub(crate) fn parse_expression(text: &str) -> Result<ast::Expr, ConfigError> {
+    parse(text, |p| p.parse_expr())
+}
+
+pub(crate) fn parse_item(text: &str) -> Result<ast::SelectItem, ConfigError> {
+    parse(text, |p| p.parse_select_item())
 }
 
 /// A `*` remembers its own place in the text, which makes it differ from the default.

@@ -6,6 +6,7 @@ mod expr;
 mod joins;
 mod keyed_windows;
 mod logic;
+mod pattern;
 mod process;
 mod shared;
 mod snapshots;
