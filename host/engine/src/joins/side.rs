@@ -202,10 +202,10 @@ pub(super) fn spread(times: &[i64], start_of: impl Fn(i64) -> i64, width: i64) -
     let mut start = None;
     for (row, &time) in times.iter().enumerate() {
         let within = |start: i64| time >= start && time.wrapping_sub(start) as u64 <= (width - 1) as u64;
-        if !start.is_some_and(within) {
-            if let Some(start) = start.replace(start_of(time)) {
-                parts.entry(start).or_default().append(&mut current);
-            }
+        if !start.is_some_and(within)
+            && let Some(start) = start.replace(start_of(time))
+        {
+            parts.entry(start).or_default().append(&mut current);
         }
         current.push(row as u32);
     }
