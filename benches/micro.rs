@@ -8,13 +8,14 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use tidemill::catalog::Builtins;
 use tidemill_control::Catalog;
 use tidemill_engine::process::{ProcessSpec, node};
-use tidemill_engine::windows::{AlignedSpec, aligned};
+use tidemill_engine::windows::window;
 use tidemill_model::entries::NoEntries;
 use tidemill_model::fault::OnError;
 use tidemill_model::key::{KeyEncoder, Partitioner};
 use tidemill_model::logic::{GuestLimits, KeyedIn, Logic, OpenContext, RowsIn};
 use tidemill_model::schema::project;
 use tidemill_model::time::Now;
+use tidemill_model::window::{WindowSpec, Windows};
 use tidemill_model::{Batch, Collector, DeadRow, OperatorContext, Progress};
 use tidemill_state::HeapFactory;
 
@@ -167,16 +168,9 @@ fn aggregates(c: &mut Criterion) {
     ];
     let rows = 8192;
     for (name, call) in calls {
-        let spec = AlignedSpec {
-            size_ms: 10_000,
-            slide_ms: 10_000,
-            offset_ms: 0,
-            allowed_lateness_ms: 0,
-            key: vec![0],
-            aggregates: vec![("value".into(), call.into())],
-            on_error: OnError::Fail,
-        };
-        let built = aligned(spec, &schema()).expect("the call is valid");
+        let aggregates = vec![("value".into(), call.into())];
+        let spec = WindowSpec::new(Windows::Tumbling { size_ms: 10_000 }, vec![0], aggregates);
+        let built = window(spec, &schema()).expect("the call is valid");
         let context = OperatorContext { node: "window".into(), worker: 0, workers: 1, processing_ms: 0 };
         let mut operator = built.factory.build(&context).expect("a window");
         // A window of ten batches, then it fires: insertion, update and emission together.

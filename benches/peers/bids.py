@@ -30,7 +30,24 @@ def rows_out(work, rows):
         return sum(auction(i) % 123 == 0 for i in range(rows))
     if work == "window":
         return len({(auction(i), i // 10 // 10_000) for i in range(rows)})
+    if work in ("sliding10", "sliding60"):
+        return sum(sliding(times, int(work[7:])) for times in by_auction(rows, 100_000))
+    if work == "session":
+        return sum(1 + sum(b - a > 10_000 for a, b in zip(times, times[1:])) for times in by_auction(rows, 10))
     return rows
+
+
+def by_auction(rows, unit):
+    """The times of each auction's bids, in rows divided by `unit`."""
+    times = {}
+    for i in range(rows):
+        times.setdefault(auction(i), []).append(i // unit)
+    return times.values()
+
+
+def sliding(seconds, size):
+    """How many windows of `size` seconds, one per second, hold one of these seconds, which ascend."""
+    return size + sum(min(size, b - a) for a, b in zip(seconds, seconds[1:]))
 
 
 def write(rows, folder):

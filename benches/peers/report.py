@@ -1,4 +1,4 @@
-"""The report of the peers benchmark: a section of RESULTS.md between two marks; the rest of the file stays."""
+"""The report of a group of works: a section of RESULTS.md between two marks; the rest of the file stays."""
 
 import datetime
 import os
@@ -7,9 +7,12 @@ import platform
 import re
 import subprocess
 
-BEGIN, END = "<!-- peers: written by ./dev bench peers -->", "<!-- /peers -->"
+TITLES = {"peers": "Against Flink", "windows": "Event time against Flink"}
 # Times Flink's rate that are asked for, and what is aimed at.
 BARS = {"filter": (8, None), "map": (8, None), "count": (8, 20), "window": (20, 50), "ndjson": (3, 6)}
+BARS |= {"sliding10": (20, None), "sliding60": (20, None), "session": (8, None)}
+# Rate of the windows of 60 s against those of 10 s: cost shall not grow with size / slide.
+SLIDING_MIN = 0.7
 # CPU of a WASM operator's pipeline against the native one's.
 WASM_CPU_MAX = 1.5
 LABELS = {
@@ -18,16 +21,20 @@ LABELS = {
     "count": "keyed count, 100,000 keys, one value state",
     "window": "tumbling 10 s count over 100,000 keys",
     "ndjson": "NDJSON file to keyed count",
+    "sliding10": "sliding 10 s / 1 s average over 100,000 keys, 100,000 rows per s of event time",
+    "sliding60": "sliding 60 s / 1 s, the same",
+    "session": "sessions, gap 10 s, count over 100,000 keys, 10,000 rows per s of event time",
 }
 
 
 def write(path, results, cold, version, note, args):
     """Puts the section into the file and returns it."""
-    section = "\n".join([BEGIN, *body(results, cold, version, note, args), END])
-    text = path.read_text() if path.exists() else f"# Results\n\n{BEGIN}\n{END}\n"
-    if BEGIN not in text:
-        text = f"{text.rstrip()}\n\n{BEGIN}\n{END}\n"
-    path.write_text(re.sub(f"{re.escape(BEGIN)}.*?{re.escape(END)}", lambda _: section, text, flags=re.S))
+    begin, end = f"<!-- {args.group}: written by ./dev bench {args.group} -->", f"<!-- /{args.group} -->"
+    section = "\n".join([begin, *body(results, cold, version, note, args), end])
+    text = path.read_text() if path.exists() else f"# Results\n\n{begin}\n{end}\n"
+    if begin not in text:
+        text = f"{text.rstrip()}\n\n{begin}\n{end}\n"
+    path.write_text(re.sub(f"{re.escape(begin)}.*?{re.escape(end)}", lambda _: section, text, flags=re.S))
     return section
 
 
@@ -35,14 +42,15 @@ def body(results, cold, version, note, args):
     by_work = {}
     for result in results:
         by_work.setdefault(result["work"], {})[result["engine"]] = result
-    yield "## Against Flink\n"
+    yield f"## {TITLES[args.group]}\n"
     yield f"{datetime.date.today()}, commit {commit()}, {machine()}; {version or 'no peer'}; rustc {rustc()}."
-    yield f"`./dev bench peers`: median of {args.runs} runs, engines in turn" + (
+    yield f"`./dev bench {args.group}`: median of {args.runs} runs, engines in turn" + (
         f", row counts x {args.scale:g}." if args.scale != 1 else "."
     )
     if note:
         yield f"\n{note}"
     yield from rates(by_work)
+    yield from sliding_cost(by_work)
     yield from wasm_cost(by_work)
     if cold:
         yield "\nStart of the process to its end, keyed count of 1,000,000 rows: " + ", ".join(
@@ -68,6 +76,16 @@ def verdict(work, ratio):
     bar, aim = BARS[work]
     text = f"{bar}, aim {aim}" if aim else str(bar)
     return text if ratio is None else f"{text}: {'met' if ratio >= bar else 'missed'}"
+
+
+def sliding_cost(by_work):
+    if "sliding10" in by_work and "sliding60" in by_work:
+        rate = lambda work: by_work[work]["tidemill"]["rows_per_s"]
+        ratio = rate("sliding60") / rate("sliding10")
+        yield (
+            f"\nWindows of 60 s have {ratio:.2f} of the rate of those of 10 s (bar: {SLIDING_MIN}): "
+            f"{'met' if ratio >= SLIDING_MIN else 'missed'}."
+        )
 
 
 def wasm_cost(by_work):

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Tidemill and Flink on the same work, the same cores, in one go: `./dev bench peers`.
+"""Tidemill and Flink on the same work, the same cores, in one go: `./dev bench peers`, `./dev bench windows`.
 
 Per work and run the engines take turns, so that a busy machine hits all alike; medians count. First all engines
 run a small input once and must put out the same number of rows as a plain computation here. Only the standard
@@ -31,6 +31,14 @@ ROWS = {
     "count": {"flink": 8_000_000, "tidemill": 50_000_000},
     "window": {"flink": 4_000_000, "tidemill": 50_000_000},
     "ndjson": {"flink": 4_000_000, "tidemill": 4_000_000},
+    "sliding10": {"flink": 2_000_000, "tidemill": 60_000_000},
+    "sliding60": {"flink": 1_000_000, "tidemill": 60_000_000},
+    "session": {"flink": 4_000_000, "tidemill": 40_000_000},
+}
+# What is measured together.
+GROUPS = {
+    "peers": ["filter", "map", "count", "window", "ndjson"],
+    "windows": ["sliding10", "sliding60", "session"],
 }
 # Enough for several windows and for keys that repeat.
 ROWS_COMPARED = 400_000
@@ -41,8 +49,10 @@ TIMEOUT_S = 600
 def main():
     args = arguments()
     pin()
-    component(args.bin)
-    engines = {"tidemill": Tidemill(args.bin), "tidemill-native": Native(args.bin)}
+    engines = {"tidemill": Tidemill(args.bin)}
+    if args.group == "peers":
+        component(args.bin)
+        engines["tidemill-native"] = Native(args.bin)
     note = None
     try:
         engines = {"flink": FlinkEngine(Flink(BUILD)), **engines}
@@ -56,7 +66,7 @@ def main():
         runs = measure(work, engines, rows, args.runs)
         results += [median(work, name, rows[name], runs[name]) for name in engines]
         add_ratios([r for r in results if r["work"] == work])
-    cold = {} if args.no_cold else {name: engines[name].cold("count", ROWS_COLD) for name in ("flink", "tidemill") if name in engines}
+    cold = {} if args.no_cold or args.group != "peers" else {name: engines[name].cold("count", ROWS_COLD) for name in ("flink", "tidemill") if name in engines}
     version = engines["flink"].version if "flink" in engines else None
     print(report.write(args.out, results, cold, version, note, args))
     if args.json:
@@ -69,11 +79,14 @@ def arguments():
     parser.add_argument("--bin", type=pathlib.Path, required=True, help="folder of tidemill and tidemill-benches")
     parser.add_argument("--json", type=pathlib.Path, help="also write the figures to this file")
     parser.add_argument("--out", type=pathlib.Path, default=HERE.parent / "RESULTS.md", help="the report")
-    parser.add_argument("--works", nargs="+", choices=list(ROWS), default=list(ROWS))
+    parser.add_argument("--group", choices=list(GROUPS), default="peers", help="what is measured together")
+    parser.add_argument("--works", nargs="+", choices=list(ROWS), help="of the group; all if none is given")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--scale", type=float, default=1.0, help="of the row counts, for a quick look")
     parser.add_argument("--no-cold", action="store_true", help="skip the cold starts")
-    return parser.parse_args()
+    args = parser.parse_args()
+    args.works = args.works or GROUPS[args.group]
+    return args
 
 
 def pin():

@@ -8,7 +8,7 @@ use arrow::datatypes::SchemaRef;
 use serde_json::Value;
 use tidemill::catalog::Builtins;
 use tidemill::summary::Summary;
-use tidemill_control::{Catalog, ProcessNode, WindowNode, load};
+use tidemill_control::{Catalog, ProcessNode, load};
 use tidemill_model::component::Descriptor;
 use tidemill_model::fault::OnError;
 use tidemill_model::join::JoinSpec;
@@ -16,6 +16,7 @@ use tidemill_model::logic::{GuestLimits, LogicFactory};
 use tidemill_model::plan::Built;
 use tidemill_model::sink::Sink;
 use tidemill_model::source::Source;
+use tidemill_model::window::WindowSpec;
 use tidemill_model::{ConfigError, Fault};
 use tidemill_tests::native::NativeFactory;
 
@@ -75,8 +76,8 @@ impl Catalog for NativeCatalog {
     ) -> Result<Built, ConfigError> {
         self.builtins.expression(where_, select, input, on_error)
     }
-    fn window(&self, node: WindowNode, input: &SchemaRef) -> Result<Built, ConfigError> {
-        self.builtins.window(node, input)
+    fn window(&self, spec: WindowSpec, input: &SchemaRef) -> Result<Built, ConfigError> {
+        self.builtins.window(spec, input)
     }
     fn join(&self, spec: JoinSpec, inputs: [&SchemaRef; 2]) -> Result<Built, ConfigError> {
         self.builtins.join(spec, inputs)

@@ -14,6 +14,7 @@ import org.apache.flink.api.common.functions.AggregateFunction;
 import org.apache.flink.api.common.functions.CoGroupFunction;
 import org.apache.flink.api.common.functions.JoinFunction;
 import org.apache.flink.api.common.functions.OpenContext;
+import org.apache.flink.api.common.serialization.SerializerConfigImpl;
 import org.apache.flink.api.common.state.ValueState;
 import org.apache.flink.api.common.state.ValueStateDescriptor;
 import org.apache.flink.api.common.typeinfo.TypeInformation;
@@ -24,6 +25,7 @@ import org.apache.flink.runtime.minicluster.MiniCluster;
 import org.apache.flink.runtime.minicluster.MiniClusterConfiguration;
 import org.apache.flink.streaming.api.datastream.DataStream;
 import org.apache.flink.streaming.api.datastream.SingleOutputStreamOperator;
+import org.apache.flink.streaming.api.datastream.WindowedStream;
 import org.apache.flink.streaming.api.environment.StreamExecutionEnvironment;
 import org.apache.flink.streaming.api.functions.KeyedProcessFunction;
 import org.apache.flink.streaming.api.functions.ProcessFunction;
@@ -31,10 +33,22 @@ import org.apache.flink.streaming.api.functions.co.KeyedCoProcessFunction;
 import org.apache.flink.streaming.api.functions.co.ProcessJoinFunction;
 import org.apache.flink.streaming.api.functions.sink.v2.DiscardingSink;
 import org.apache.flink.streaming.api.functions.windowing.ProcessWindowFunction;
+import org.apache.flink.streaming.api.functions.windowing.delta.DeltaFunction;
+import org.apache.flink.streaming.api.windowing.assigners.DynamicEventTimeSessionWindows;
+import org.apache.flink.streaming.api.windowing.assigners.EventTimeSessionWindows;
+import org.apache.flink.streaming.api.windowing.assigners.GlobalWindows;
+import org.apache.flink.streaming.api.windowing.assigners.SessionWindowTimeGapExtractor;
 import org.apache.flink.streaming.api.operators.co.IntervalJoinOperator;
 import org.apache.flink.streaming.api.windowing.assigners.SlidingEventTimeWindows;
 import org.apache.flink.streaming.api.windowing.assigners.TumblingEventTimeWindows;
 import org.apache.flink.streaming.api.windowing.assigners.WindowAssigner;
+import org.apache.flink.streaming.api.windowing.triggers.ContinuousEventTimeTrigger;
+import org.apache.flink.streaming.api.windowing.triggers.CountTrigger;
+import org.apache.flink.streaming.api.windowing.triggers.DeltaTrigger;
+import org.apache.flink.streaming.api.windowing.triggers.EventTimeTrigger;
+import org.apache.flink.streaming.api.windowing.triggers.PurgingTrigger;
+import org.apache.flink.streaming.api.windowing.triggers.Trigger;
+import org.apache.flink.streaming.api.windowing.windows.GlobalWindow;
 import org.apache.flink.streaming.api.windowing.windows.TimeWindow;
 import org.apache.flink.streaming.runtime.streamrecord.StreamRecord;
 import org.apache.flink.util.Collector;
@@ -115,6 +129,31 @@ public class Oracle {
       case "flink-window-sliding-lateness" ->
           windows(rows(env, dir, "rows", 500), sliding(5000, 3000, -1000), seconds(3));
       case "flink-window-sliding-gaps" -> windows(rows(env, dir, "rows", 500), sliding(1500, 4000, 250), 700);
+      case "flink-window-session" -> windows(rows(env, dir, "rows", 1500), session(1000), 0);
+      case "flink-window-session-lateness" -> windows(rows(env, dir, "rows", 300), session(700), 2000);
+      case "flink-window-session-dynamic" ->
+          windows(rows(env, dir, "rows", 800), DynamicEventTimeSessionWindows.withDynamicGap(new OwnGap()), 500);
+      case "flink-window-count" ->
+          global(rows(env, dir, "rows", 0), PurgingTrigger.of(CountTrigger.<GlobalWindow>of(10)));
+      case "flink-window-global-count" -> global(rows(env, dir, "rows", 0), CountTrigger.of(7));
+      case "flink-window-global-end" -> global(rows(env, dir, "rows", 0), null);
+      case "flink-window-trigger-delta" ->
+          global(rows(env, dir, "rows", 0), DeltaTrigger.of(6.5, new Difference(), TypeInformation.of(Row.class)
+              .createSerializer(new SerializerConfigImpl())));
+      case "flink-window-trigger-count" ->
+          windows(rows(env, dir, "rows", 700), tumbling(3000), 1000, CountTrigger.of(4));
+      case "flink-window-trigger-purge" ->
+          windows(rows(env, dir, "rows", 700), sliding(4000, 2000, 0), 0,
+              PurgingTrigger.of(CountTrigger.<TimeWindow>of(3)));
+      case "flink-window-trigger-continuous" ->
+          windows(rows(env, dir, "rows", 400), tumbling(5000), 2000,
+              ContinuousEventTimeTrigger.of(Duration.ofMillis(1500)));
+      case "flink-window-trigger-session" ->
+          windows(rows(env, dir, "rows", 600), session(900), 0, ContinuousEventTimeTrigger.of(Duration.ofMillis(700)));
+      case "flink-window-trigger-session-count" ->
+          windows(rows(env, dir, "rows", 600), session(900), 0, CountTrigger.of(5));
+      case "flink-window-trigger-end-purge" ->
+          windows(rows(env, dir, "rows", 300), tumbling(2000), 3000, PurgingTrigger.of(EventTimeTrigger.create()));
       case "flink-windows-of-windows" -> windowsOfWindows(rows(env, dir, "rows", 1000));
       case "flink-union" -> windows(
           rows(env, dir, "slow", 5000).union(rows(env, dir, "fast", 1000), rows(env, dir, "short", 0)),
@@ -225,10 +264,51 @@ public class Oracle {
     return SlidingEventTimeWindows.of(Duration.ofMillis(size), Duration.ofMillis(slide), Duration.ofMillis(offset));
   }
 
-  static void windows(DataStream<Row> rows, WindowAssigner<Object, TimeWindow> assigner, long lateness) {
+  static WindowAssigner<Object, TimeWindow> tumbling(long size) {
+    return TumblingEventTimeWindows.of(Duration.ofMillis(size));
+  }
+
+  static WindowAssigner<Object, TimeWindow> session(long gap) {
+    return EventTimeSessionWindows.withGap(Duration.ofMillis(gap));
+  }
+
+  /** The gap of a row is in its value. */
+  static class OwnGap implements SessionWindowTimeGapExtractor<Row> {
+    @Override
+    public long extract(Row row) {
+      return (long) (100 + Math.abs(row.v) * 150);
+    }
+  }
+
+  static class Difference implements DeltaFunction<Row> {
+    @Override
+    public double getDelta(Row before, Row now) {
+      return Math.abs(now.v - before.v);
+    }
+  }
+
+  /** Without a trigger: at the end of the input. */
+  static void global(DataStream<Row> rows, Trigger<? super Row, ? super GlobalWindow> trigger) {
+    WindowedStream<Row, String, GlobalWindow> windowed =
+        trigger == null
+            ? rows.keyBy(row -> row.k).window(GlobalWindows.createWithEndOfStreamTrigger())
+            : rows.keyBy(row -> row.k).window(GlobalWindows.create()).trigger(trigger);
+    sink(windowed.aggregate(new Aggregate(), new ShowGlobal()), "out");
+  }
+
+  static void windows(DataStream<Row> rows, WindowAssigner<? super Row, TimeWindow> assigner, long lateness) {
+    windows(rows, assigner, lateness, EventTimeTrigger.create());
+  }
+
+  static void windows(
+      DataStream<Row> rows,
+      WindowAssigner<? super Row, TimeWindow> assigner,
+      long lateness,
+      Trigger<? super Row, ? super TimeWindow> trigger) {
     SingleOutputStreamOperator<String> fired =
         rows.keyBy(row -> row.k)
             .window(assigner)
+            .trigger(trigger)
             .allowedLateness(Duration.ofMillis(lateness))
             .sideOutputLateData(LATE)
             .aggregate(new Aggregate(), new Show());
@@ -281,7 +361,11 @@ public class Oracle {
 
     @Override
     public Sums merge(Sums left, Sums right) {
-      throw new UnsupportedOperationException("tumbling windows do not merge");
+      left.rows += right.rows;
+      left.sum += right.sum;
+      left.low = Math.min(left.low, right.low);
+      left.high = Math.max(left.high, right.high);
+      return left;
     }
   }
 
@@ -293,6 +377,17 @@ public class Oracle {
           String.format(
               "{\"k\":\"%s\",\"start\":%d,\"end\":%d,\"rows\":%d,\"sum\":%s,\"low\":%s,\"high\":%s,\"mean\":%s}",
               k, context.window().getStart(), context.window().getEnd(), s.rows, s.sum, s.low, s.high, s.sum / s.rows));
+    }
+  }
+
+  static class ShowGlobal extends ProcessWindowFunction<Sums, String, String, GlobalWindow> {
+    @Override
+    public void process(String k, Context context, Iterable<Sums> all, Collector<String> out) {
+      Sums s = all.iterator().next();
+      out.collect(
+          String.format(
+              "{\"k\":\"%s\",\"rows\":%d,\"sum\":%s,\"low\":%s,\"high\":%s,\"mean\":%s}",
+              k, s.rows, s.sum, s.low, s.high, s.sum / s.rows));
     }
   }
 

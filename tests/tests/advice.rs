@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use serde_json::Value;
-use tidemill_control::{Catalog, ProcessNode, WindowNode, load_text};
+use tidemill_control::{Catalog, ProcessNode, load_text};
 use tidemill_engine::expr;
 use tidemill_model::component::{Descriptor, LogicKind, Port};
 use tidemill_model::fault::OnError;
@@ -17,6 +17,7 @@ use tidemill_model::plan::Built;
 use tidemill_model::schema::{parse_field, project};
 use tidemill_model::sink::Sink;
 use tidemill_model::source::{Position, Source, Split, SplitReader};
+use tidemill_model::window::WindowSpec;
 use tidemill_model::{ConfigError, Fault};
 
 const PIPELINE: &str = "\
@@ -144,7 +145,7 @@ impl Catalog for Given {
     ) -> Result<Built, ConfigError> {
         expr::node(where_, select, input, on_error)
     }
-    fn window(&self, _spec: WindowNode, _input: &SchemaRef) -> Result<Built, ConfigError> {
+    fn window(&self, _spec: WindowSpec, _input: &SchemaRef) -> Result<Built, ConfigError> {
         Err(ConfigError::new(&[], "not asked for"))
     }
     fn join(&self, _spec: JoinSpec, _inputs: [&SchemaRef; 2]) -> Result<Built, ConfigError> {

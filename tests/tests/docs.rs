@@ -10,9 +10,8 @@ use std::sync::Arc;
 use arrow::datatypes::SchemaRef;
 use serde_json::{Value, json};
 use tidemill_connectors::registry::{self, SINKS, SOURCES};
-use tidemill_control::{Catalog, Diagnostics, Loaded, ProcessNode, WindowNode, load_text};
+use tidemill_control::{Catalog, Diagnostics, Loaded, ProcessNode, load_text};
 use tidemill_engine::process::ProcessSpec;
-use tidemill_engine::windows::AlignedSpec;
 use tidemill_formats::BuiltIn;
 use tidemill_model::component::Descriptor;
 use tidemill_model::config::ConfigContext;
@@ -24,6 +23,7 @@ use tidemill_model::plan::{Built, JobOptions};
 use tidemill_model::schema::type_name;
 use tidemill_model::sink::Sink;
 use tidemill_model::source::Source;
+use tidemill_model::window::WindowSpec;
 use tidemill_model::{ConfigError, Fault, limits};
 use tidemill_sdk::native::Entry;
 use tidemill_sdk::{Config, Context, Filter, FilterOperator, Keyed, KeyedOperator, Ports, Row};
@@ -51,6 +51,7 @@ const SETTINGS: &[(&[&str], &str)] = &[
     (&["join"], "operators: { a: { input: b, join: { interval: { zzz: 1 } } } }"),
     (&["join"], "operators: { a: { input: b, join: { window: { zzz: 1 } } } }"),
     (&["window"], "operators: { a: { input: b, window: { zzz: 1 } } }"),
+    (&["Triggers"], "operators: { a: { input: b, window: { tumbling: 1s, trigger: { zzz: 1 } } } }"),
     (&["Sinks"], "sinks: { a: { zzz: 1 } }"),
     (&["Sinks"], "sinks: { a: { blackhole: , zzz: 1 } }"),
     (&["Sink file", "Format csv"], "sinks: { a: { file: { path: x, format: csv, zzz: 1 } } }"),
@@ -69,6 +70,8 @@ const VALUES: &[(&str, &str)] = &[
     ("Bad rows", "on_error: zzz"),
     ("Bad rows", "sources: { a: { nexmark: { kind: bid }, on_error: zzz } }"),
     ("Operators", "operators: { a: { input: b, where: c, exchange: zzz } }"),
+    ("window", "operators: { a: { input: b, window: { tumbling: 1s, time: zzz } } }"),
+    ("Triggers", "operators: { a: { input: b, window: { tumbling: 1s, trigger: { end: , purge: zzz } } } }"),
     ("join", "operators: { a: { input: b, join: { type: zzz } } }"),
     ("Sinks", "sinks: { a: { blackhole: , exchange: zzz } }"),
     ("Source file", "sources: { a: { file: { path: x, format: zzz } } }"),
@@ -374,13 +377,8 @@ impl Catalog for Shown {
     ) -> Result<Built, ConfigError> {
         tidemill_engine::expr::node(where_, select, input, on_error)
     }
-    fn window(&self, node: WindowNode, input: &SchemaRef) -> Result<Built, ConfigError> {
-        let WindowNode { size_ms, slide_ms, offset_ms, allowed_lateness_ms, keys: key, aggregates, on_error, .. } =
-            node;
-        tidemill_engine::windows::aligned(
-            AlignedSpec { size_ms, slide_ms, offset_ms, allowed_lateness_ms, key, aggregates, on_error },
-            input,
-        )
+    fn window(&self, spec: WindowSpec, input: &SchemaRef) -> Result<Built, ConfigError> {
+        tidemill_engine::windows::window(spec, input)
     }
     fn join(&self, spec: JoinSpec, inputs: [&SchemaRef; 2]) -> Result<Built, ConfigError> {
         tidemill_engine::joins::join(spec, inputs)

@@ -32,12 +32,14 @@ import org.apache.flink.streaming.api.environment.StreamExecutionEnvironment;
 import org.apache.flink.streaming.api.functions.KeyedProcessFunction;
 import org.apache.flink.streaming.api.functions.sink.v2.DiscardingSink;
 import org.apache.flink.streaming.api.functions.windowing.ProcessWindowFunction;
+import org.apache.flink.streaming.api.windowing.assigners.EventTimeSessionWindows;
+import org.apache.flink.streaming.api.windowing.assigners.SlidingEventTimeWindows;
 import org.apache.flink.streaming.api.windowing.assigners.TumblingEventTimeWindows;
 import org.apache.flink.streaming.api.windowing.windows.TimeWindow;
 import org.apache.flink.util.Collector;
 
 /**
- * Flink's side of `./dev bench peers`: the DataStream API on the heap backend, parallelism 2, object
+ * Flink's side of `./dev bench peers` and `windows`: the DataStream API on the heap backend, parallelism 2, object
  * reuse, no checkpoints, generator in process, discarding sink.
  *
  * <p>`-Dbackend=rocksdb`, `-Dmanaged=256m`, `-Dkeys=N`, `-Dcheckpoints=URI` and `-Dinterval=1s` are for `./dev bench
@@ -51,6 +53,8 @@ public class Bench {
   static final int PARALLELISM = 2;
   static final long KEYS = Long.getLong("keys", 100_000);
   static final String[] CHANNELS = new String[10];
+  /** Of event time; all tasks are in this JVM. */
+  static long bidsPerMs = 10;
 
   static {
     for (int i = 0; i < CHANNELS.length; i++) CHANNELS[i] = "channel-" + i;
@@ -146,11 +150,29 @@ public class Bench {
             .keyBy(bid -> bid.auction)
             .window(TumblingEventTimeWindows.of(Duration.ofSeconds(10)))
             .aggregate(new CountRows(), new AddWindow());
+      case "sliding10":
+        return sliding(env, rows, 10);
+      case "sliding60":
+        return sliding(env, rows, 60);
+      case "session":
+        return bids(env, rows, true)
+            .keyBy(bid -> bid.auction)
+            .window(EventTimeSessionWindows.withGap(Duration.ofSeconds(10)))
+            .aggregate(new CountRows(), new AddWindow());
       case "ndjson":
         return lines(env, files).map(new Parse()).returns(Bid.class).keyBy(bid -> bid.auction).process(new Count());
       default:
         throw new IllegalArgumentException("no work named " + work);
     }
+  }
+
+  /** A hundred bids per ms instead of ten: each window of 10 s has a million. */
+  static DataStream<Tuple3<Long, Long, Double>> sliding(StreamExecutionEnvironment env, long rows, long seconds) {
+    bidsPerMs = 100;
+    return bids(env, rows, true)
+        .keyBy(bid -> bid.auction)
+        .window(SlidingEventTimeWindows.of(Duration.ofSeconds(seconds), Duration.ofSeconds(1)))
+        .aggregate(new MeanPrice(), new AddMeanWindow());
   }
 
   static DataStream<Bid> bids(StreamExecutionEnvironment env, long rows, boolean timed) {
@@ -184,7 +206,7 @@ public class Bench {
     bid.auction = ((i * 2654435761L) >>> 8) % KEYS;
     bid.bidder = i % 50_000;
     bid.price = (i * 40_503L) % 10_000;
-    bid.ts = i / 10;
+    bid.ts = i / bidsPerMs;
     bid.channel = CHANNELS[(int) (i % 10)];
     return bid;
   }
@@ -271,6 +293,41 @@ public class Bench {
     @Override
     public Long merge(Long left, Long right) {
       return left + right;
+    }
+  }
+
+  /** Sum and number of the prices. */
+  static class MeanPrice implements AggregateFunction<Bid, Tuple2<Long, Long>, Double> {
+    @Override
+    public Tuple2<Long, Long> createAccumulator() {
+      return Tuple2.of(0L, 0L);
+    }
+
+    @Override
+    public Tuple2<Long, Long> add(Bid bid, Tuple2<Long, Long> sum) {
+      sum.f0 += bid.price;
+      sum.f1++;
+      return sum;
+    }
+
+    @Override
+    public Double getResult(Tuple2<Long, Long> sum) {
+      return (double) sum.f0 / sum.f1;
+    }
+
+    @Override
+    public Tuple2<Long, Long> merge(Tuple2<Long, Long> left, Tuple2<Long, Long> right) {
+      left.f0 += right.f0;
+      left.f1 += right.f1;
+      return left;
+    }
+  }
+
+  static class AddMeanWindow extends ProcessWindowFunction<Double, Tuple3<Long, Long, Double>, Long, TimeWindow> {
+    @Override
+    public void process(
+        Long auction, Context context, Iterable<Double> means, Collector<Tuple3<Long, Long, Double>> out) {
+      out.collect(Tuple3.of(auction, context.window().getStart(), means.iterator().next()));
     }
   }
 

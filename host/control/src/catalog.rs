@@ -13,6 +13,7 @@ use tidemill_model::logic::{GuestLimits, LogicFactory};
 use tidemill_model::plan::{Built, JobOptions};
 use tidemill_model::sink::Sink;
 use tidemill_model::source::Source;
+use tidemill_model::window::WindowSpec;
 use tidemill_model::{ConfigError, Fault};
 
 /// Paths of a [`ConfigError`] start at the settings that were passed: for `source` and `sink` at the
@@ -36,7 +37,7 @@ pub trait Catalog {
         input: &SchemaRef,
         on_error: OnError,
     ) -> Result<Built, ConfigError>;
-    fn window(&self, spec: WindowNode, input: &SchemaRef) -> Result<Built, ConfigError>;
+    fn window(&self, spec: WindowSpec, input: &SchemaRef) -> Result<Built, ConfigError>;
     /// `inputs`: left and right.
     fn join(&self, spec: JoinSpec, inputs: [&SchemaRef; 2]) -> Result<Built, ConfigError>;
     /// An environment variable, for `${NAME}`.
@@ -61,22 +62,4 @@ pub struct ProcessNode {
     pub options: JobOptions,
     /// The folder that relative paths start at.
     pub base: PathBuf,
-}
-
-/// An event-time window with native aggregates.
-#[derive(Clone, Debug)]
-pub struct WindowNode {
-    /// Name of the node in the pipeline.
-    pub name: String,
-    pub size_ms: i64,
-    /// From the start of a window to that of the next; of tumbling windows the size.
-    pub slide_ms: i64,
-    /// Shifts the windows against the epoch; shorter than the slide.
-    pub offset_ms: i64,
-    pub allowed_lateness_ms: i64,
-    /// Indices of the key columns; at least one.
-    pub keys: Vec<usize>,
-    /// Output column and SQL expression of each aggregate, in file order.
-    pub aggregates: Vec<(String, String)>,
-    pub on_error: OnError,
 }

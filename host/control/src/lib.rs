@@ -23,7 +23,7 @@ use std::path::Path;
 use arrow::datatypes::SchemaRef;
 use tidemill_model::Plan;
 
-pub use catalog::{Catalog, ProcessNode, WindowNode};
+pub use catalog::{Catalog, ProcessNode};
 pub use describe::describe;
 use diagnostic::Report;
 pub use diagnostic::{Diagnostic, Diagnostics, Label, Severity, SourceFile, Span};

@@ -5,7 +5,9 @@
 use serde_json::Value;
 use tidemill_model::fault::OnError;
 use tidemill_model::join::{JoinKind, JoinType};
+use tidemill_model::logic::TimeDomain;
 use tidemill_model::plan::JobOptions;
+use tidemill_model::window::{Trigger, Windows};
 
 use crate::diagnostic::Span;
 use crate::tree::{Entry, Node, Tree};
@@ -167,10 +169,10 @@ pub(crate) struct JoinLogic {
 #[derive(Debug)]
 pub(crate) struct WindowSpec {
     pub span: Span,
-    pub size_ms: i64,
-    /// Of tumbling windows the size.
-    pub slide_ms: i64,
+    pub windows: Windows,
+    pub time: TimeDomain,
     pub offset_ms: i64,
     pub allowed_lateness_ms: i64,
+    pub trigger: Option<Trigger>,
     pub aggregates: Vec<(Text, Text)>,
 }

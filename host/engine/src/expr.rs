@@ -198,8 +198,6 @@ impl Attempt for Task<'_> {
     }
 
     fn condemn(&mut self, row: usize, error: String) -> Result<(), Fault> {
-        self.out.count("row_errors", 1);
-        let time = self.batch.times.as_ref().map(|t| t[row]);
-        self.operator.rejects.reject(self.out, self.batch.rows(), row, time, None, error)
+        self.operator.rejects.reject_row(self.out, self.batch, row, error)
     }
 }

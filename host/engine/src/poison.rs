@@ -9,7 +9,7 @@ use arrow::array::RecordBatch;
 use tidemill_model::dead::{DeadRow, row_json};
 use tidemill_model::fault::OnError;
 use tidemill_model::logic::LogicError;
-use tidemill_model::{Collector, Fault, FaultKind};
+use tidemill_model::{Batch, Collector, Fault, FaultKind};
 
 /// Something that can be tried on a range of rows.
 pub(crate) trait Attempt {
@@ -50,6 +50,41 @@ fn halve(task: &mut impl Attempt, rows: Range<usize>, node: &str) -> Result<(), 
     }
 }
 
+/// The rows that `read` can do with; the others are rejected.
+pub(crate) fn sieve(
+    batch: &Batch,
+    rejects: &Rejects,
+    out: &mut dyn Collector,
+    read: impl Fn(&Batch) -> Result<(), String>,
+) -> Result<Vec<u32>, Fault> {
+    let mut sieve = Sieve { batch, rejects, out, read, good: Vec::new() };
+    // Expressions are deterministic: no use in trying twice.
+    search(&mut sieve, 0..batch.num_rows(), 0, &rejects.node)?;
+    Ok(sieve.good)
+}
+
+struct Sieve<'a, R> {
+    batch: &'a Batch,
+    rejects: &'a Rejects,
+    out: &'a mut dyn Collector,
+    read: R,
+    good: Vec<u32>,
+}
+
+impl<R: Fn(&Batch) -> Result<(), String>> Attempt for Sieve<'_, R> {
+    fn attempt(&mut self, rows: Range<usize>) -> Result<Result<(), LogicError>, Fault> {
+        let read = (self.read)(&self.batch.slice(rows.start, rows.len()));
+        if read.is_ok() {
+            self.good.extend(rows.map(|row| row as u32));
+        }
+        Ok(read.map_err(LogicError::Trap))
+    }
+
+    fn condemn(&mut self, row: usize, error: String) -> Result<(), Fault> {
+        self.rejects.reject_row(self.out, self.batch, row, error)
+    }
+}
+
 /// Where rejected rows of one operator go.
 #[derive(Clone, Debug)]
 pub(crate) struct Rejects {
@@ -72,6 +107,13 @@ impl Rejects {
         error: String,
     ) -> Result<(), Fault> {
         self.reject_text(out, row_json(rows, index), event_time, key, error)
+    }
+
+    /// The same for a row for which an expression fails.
+    pub fn reject_row(&self, out: &mut dyn Collector, batch: &Batch, row: usize, error: String) -> Result<(), Fault> {
+        out.count("row_errors", 1);
+        let time = batch.times.as_ref().map(|times| times[row]);
+        self.reject(out, batch.rows(), row, time, None, error)
     }
 
     /// The same for what is not a row of a batch.

@@ -45,6 +45,19 @@ pub fn mix(key: i64) -> u64 {
     (product >> 64) as u64 ^ product as u64
 }
 
+/// Asks for the memory of an item that is going to be needed, if there is such an item.
+#[inline(always)]
+pub fn prefetch<T>(items: &[T], index: usize) {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(item) = items.get(index) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: the instruction is part of every x86-64 and reads nothing that the program could notice.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(item).cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (items, index);
+}
+
 impl IntTable {
     pub fn len(&self) -> usize {
         self.len
@@ -139,16 +152,12 @@ impl IntTable {
         }
     }
 
+    /// Asks for the memory of a key that is going to be looked up.
     #[inline(always)]
-    fn prefetch(&self, key: i64) {
-        #[cfg(target_arch = "x86_64")]
-        if let Some(entry) = self.entries.get(self.home(key)) {
-            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-            // SAFETY: the instruction is part of every x86-64 and reads nothing that the program could notice.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(entry).cast()) };
+    pub fn prefetch(&self, key: i64) {
+        if !self.entries.is_empty() {
+            prefetch(&self.entries, self.home(key));
         }
-        #[cfg(not(target_arch = "x86_64"))]
-        let _ = key;
     }
 
     /// Takes a key out. Its value, if it was there.

@@ -27,6 +27,7 @@ pub mod snapshot;
 pub mod source;
 pub mod state;
 pub mod time;
+pub mod window;
 mod zeroed;
 
 pub use batch::Batch;

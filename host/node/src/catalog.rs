@@ -7,9 +7,8 @@ use std::sync::{Arc, Mutex};
 use arrow::datatypes::SchemaRef;
 use serde_json::Value;
 use tidemill_connectors::registry::{SINKS, SOURCES};
-use tidemill_control::{Catalog, ProcessNode, WindowNode};
+use tidemill_control::{Catalog, ProcessNode};
 use tidemill_engine::process::ProcessSpec;
-use tidemill_engine::windows::AlignedSpec;
 use tidemill_formats::BuiltIn;
 use tidemill_model::component::Descriptor;
 use tidemill_model::config::ConfigContext;
@@ -20,6 +19,7 @@ use tidemill_model::plan::{Backend, Built, JobOptions};
 use tidemill_model::sink::Sink;
 use tidemill_model::source::Source;
 use tidemill_model::state::StateBackendFactory;
+use tidemill_model::window::WindowSpec;
 use tidemill_model::{ConfigError, Fault};
 use tidemill_runtime::Loader;
 use tidemill_state::HeapFactory;
@@ -184,17 +184,8 @@ impl Catalog for Builtins {
         on_deep_stack(|| tidemill_engine::expr::node(where_, select, input, on_error))
     }
 
-    fn window(&self, node: WindowNode, input: &SchemaRef) -> Result<Built, ConfigError> {
-        let spec = AlignedSpec {
-            size_ms: node.size_ms,
-            slide_ms: node.slide_ms,
-            offset_ms: node.offset_ms,
-            allowed_lateness_ms: node.allowed_lateness_ms,
-            key: node.keys,
-            aggregates: node.aggregates,
-            on_error: node.on_error,
-        };
-        on_deep_stack(|| tidemill_engine::windows::aligned(spec, input))
+    fn window(&self, spec: WindowSpec, input: &SchemaRef) -> Result<Built, ConfigError> {
+        on_deep_stack(|| tidemill_engine::windows::window(spec, input))
     }
 
     fn join(&self, spec: JoinSpec, inputs: [&SchemaRef; 2]) -> Result<Built, ConfigError> {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use arrow::datatypes::SchemaRef;
 use serde_json::Value;
 use tidemill::catalog::Builtins;
-use tidemill_control::{Catalog, ProcessNode, WindowNode};
+use tidemill_control::{Catalog, ProcessNode};
 use tidemill_model::component::Descriptor;
 use tidemill_model::fault::OnError;
 use tidemill_model::join::JoinSpec;
@@ -15,6 +15,7 @@ use tidemill_model::logic::{GuestLimits, LogicFactory};
 use tidemill_model::plan::{Built, JobOptions, StateOptions};
 use tidemill_model::sink::Sink;
 use tidemill_model::source::Source;
+use tidemill_model::window::WindowSpec;
 use tidemill_model::{ConfigError, Fault};
 
 use super::LogicKind;
@@ -80,8 +81,8 @@ impl Catalog for CaseCatalog<'_> {
         self.builtins.expression(where_, select, input, on_error)
     }
 
-    fn window(&self, node: WindowNode, input: &SchemaRef) -> Result<Built, ConfigError> {
-        self.builtins.window(node, input)
+    fn window(&self, spec: WindowSpec, input: &SchemaRef) -> Result<Built, ConfigError> {
+        self.builtins.window(spec, input)
     }
 
     fn join(&self, spec: JoinSpec, inputs: [&SchemaRef; 2]) -> Result<Built, ConfigError> {

@@ -6,7 +6,7 @@ use std::sync::{Arc, LazyLock};
 use arrow::datatypes::SchemaRef;
 use serde_json::Value;
 use tidemill::catalog::Builtins;
-use tidemill_control::{Catalog, ProcessNode, WindowNode, load_text};
+use tidemill_control::{Catalog, ProcessNode, load_text};
 use tidemill_engine::process::ProcessSpec;
 use tidemill_model::component::Descriptor;
 use tidemill_model::fault::OnError;
@@ -16,6 +16,7 @@ use tidemill_model::plan::{Backend, Built, NodeKind, Plan};
 use tidemill_model::sink::Sink;
 use tidemill_model::source::Source;
 use tidemill_model::state::StateBackendFactory;
+use tidemill_model::window::WindowSpec;
 use tidemill_model::{ConfigError, Fault};
 use tidemill_state::{HeapFactory, RocksFactory, RocksSettings};
 
@@ -145,8 +146,8 @@ impl Catalog for Parts<'_> {
         BUILTINS.expression(where_, select, input, on_error)
     }
 
-    fn window(&self, node: WindowNode, input: &SchemaRef) -> Result<Built, ConfigError> {
-        BUILTINS.window(node, input)
+    fn window(&self, spec: WindowSpec, input: &SchemaRef) -> Result<Built, ConfigError> {
+        BUILTINS.window(spec, input)
     }
 
     fn join(&self, spec: JoinSpec, inputs: [&SchemaRef; 2]) -> Result<Built, ConfigError> {

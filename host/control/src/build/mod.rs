@@ -9,6 +9,7 @@ mod join;
 mod node;
 mod operator;
 mod refusal;
+mod window;
 
 use std::collections::HashMap;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! Operators of the plan: expressions and windows; components stand in their own file.
+//! Operators of the plan: expressions; components and windows stand in their own files.
 
 use tidemill_model::ConfigError;
 use tidemill_model::fault::OnError;
@@ -9,12 +9,10 @@ use super::node::time_columns;
 use super::refusal::{config_error, expression_error};
 use super::{Builder, EventTimes};
 use crate::NodeSummary;
-use crate::catalog::WindowNode;
-use crate::describe::duration;
 use crate::diagnostic::Span;
 use crate::graph::Item;
 use crate::names::listed;
-use crate::spec::{ExchangeSpec, Input, Inputs, LogicSpec, OperatorSpec, Text, WindowSpec};
+use crate::spec::{ExchangeSpec, Input, Inputs, LogicSpec, OperatorSpec, Text};
 use crate::tree::word_in;
 
 /// An operator that was built, and what is to be told about it.
@@ -109,58 +107,6 @@ impl Builder<'_> {
         error.name.as_ref().and_then(&mut has).or_else(|| texts.next())
     }
 
-    fn window(&mut self, spec: &OperatorSpec, window: &WindowSpec, on_error: OnError) -> Option<Made> {
-        let arrived = self.only_input(spec)?;
-        let name = &spec.name.text;
-        let timed = self.check_times(name, window, &arrived);
-        if let Some((_, span)) = &spec.exchange {
-            self.report
-                .error(span, format!("`{name}` is a window: its rows go to the worker of their key"))
-                .label("remove it");
-        }
-        let key = spec.key.as_ref()?;
-        if let Some((port, _)) = key.by_input.first() {
-            self.report.error(&port.span, "a window has one input").label("no input name here").help("`key: [COLUMN]`");
-            return None;
-        }
-        let keys = self.key_columns(&key.all, &arrived)?;
-        if !timed {
-            return None;
-        }
-        let node = WindowNode {
-            name: name.clone(),
-            size_ms: window.size_ms,
-            slide_ms: window.slide_ms,
-            offset_ms: window.offset_ms,
-            allowed_lateness_ms: window.allowed_lateness_ms,
-            keys: keys.clone(),
-            aggregates: window.aggregates.iter().map(|(n, sql)| (n.text.clone(), sql.text.clone())).collect(),
-            on_error,
-        };
-        let built = match self.catalog.window(node, &arrived.schema) {
-            Ok(built) => built,
-            Err(error) => {
-                config_error(self.report, &spec.settings, &spec.name.span, &error);
-                return None;
-            }
-        };
-        Some(Made {
-            built,
-            edges: arrived.edges(0, &Exchange::Key(keys)),
-            times: EventTimes::Given,
-            kind: match (window.size_ms, window.slide_ms) {
-                (size, slide) if size == slide => format!("tumbling window, {}", duration(size)),
-                (size, slide) => format!("sliding window, {} each {}", duration(size), duration(slide)),
-            },
-            inputs: vec![(String::new(), arrived.names)],
-            key: key.all.iter().map(|column| column.text.clone()).collect(),
-        })
-    }
-
-    fn check_times(&mut self, name: &str, window: &WindowSpec, arrived: &Arrived) -> bool {
-        self.need_times(&window.span, &format!("`{name}` is a window over event time"), &arrived.times)
-    }
-
     /// Whether the rows have event times; if not, `why` they must is an error.
     pub(super) fn need_times(&mut self, span: &Span, why: &str, times: &EventTimes) -> bool {
         let EventTimes::Missing { source } = times else { return true };
@@ -181,7 +127,7 @@ impl Builder<'_> {
     }
 
     /// The input of a node that has only one.
-    fn only_input(&mut self, spec: &OperatorSpec) -> Option<Arrived> {
+    pub(super) fn only_input(&mut self, spec: &OperatorSpec) -> Option<Arrived> {
         match &spec.inputs {
             Inputs::One(input) => self.arrive(input),
             Inputs::Named(_, span) => {

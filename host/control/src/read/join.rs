@@ -4,7 +4,7 @@ use tidemill_model::config::DurationMs;
 use tidemill_model::join::{JoinKind, JoinType, SIDES};
 
 use super::fields::{self, Fields, Limits};
-use super::operator;
+use super::{operator, window};
 use crate::diagnostic::Report;
 use crate::spec::{JoinLogic, LogicSpec, OperatorSpec};
 use crate::tree::Entry;
@@ -53,7 +53,7 @@ fn kind(report: &mut Report, settings: &Fields<'_>, join: &Entry, what: &str) ->
         [entry] if entry.key == "interval" => interval(report, entry),
         [entry] if entry.key == "window" => {
             let settings = Fields::read(report, &entry.value, "`window`", &entry.key_span, WINDOW)?;
-            let (size_ms, slide_ms, offset_ms) = operator::spans(report, &settings, entry)?;
+            let (size_ms, slide_ms, offset_ms) = window::spans(report, &settings, entry)?;
             Some(JoinKind::Window { size_ms, slide_ms, offset_ms })
         }
         [entry] => {

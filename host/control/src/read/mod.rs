@@ -8,6 +8,7 @@ mod join;
 mod node;
 mod operator;
 mod options;
+mod window;
 
 use tidemill_model::fault::OnError;
 use tidemill_model::plan::JobOptions;

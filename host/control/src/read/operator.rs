@@ -3,14 +3,14 @@
 use std::collections::HashMap;
 
 use serde_json::Value;
-use tidemill_model::config::DurationMs;
 
-use super::fields::{self, Fields, Limits};
-use super::node::{DELAY, EXCHANGES, input};
+use super::fields::{self, Fields};
+use super::node::{EXCHANGES, input};
+use super::window::{check_window, window};
 use super::{name_of, on_error};
 use crate::diagnostic::{Report, Span};
 use crate::names::shown;
-use crate::spec::{Input, Inputs, Key, LogicSpec, OperatorSpec, Text, WindowSpec};
+use crate::spec::{Input, Inputs, Key, LogicSpec, OperatorSpec, Text};
 use crate::tree::{Entry, Tree};
 
 const SETTINGS: &[&str] = &[
@@ -28,15 +28,6 @@ const SETTINGS: &[&str] = &[
     "exchange",
     "on_error",
 ];
-const WINDOW: &[&str] = &["tumbling", "sliding", "slide", "offset", "allowed_lateness"];
-const DAY_MS: i64 = 24 * 3600 * 1000;
-const SIZE: Limits<DurationMs> =
-    Limits { range: DurationMs(1)..=DurationMs(366 * DAY_MS), words: "a duration of 1ms to 366d", type_error: None };
-const OFFSET: Limits<DurationMs> = Limits {
-    range: DurationMs(-366 * DAY_MS)..=DurationMs(366 * DAY_MS),
-    words: "a duration shorter than the window",
-    type_error: None,
-};
 
 pub(super) fn operator(report: &mut Report, entry: &Entry) -> OperatorSpec {
     let name = name_of(entry);
@@ -230,110 +221,6 @@ fn setting(entry: &Entry) -> Option<(String, String)> {
         (_, json) => json.to_string(),
     };
     Some((entry.key.clone(), text))
-}
-
-fn window(report: &mut Report, fields: &Fields<'_>, what: &str) -> Option<WindowSpec> {
-    let entry = fields.get("window")?;
-    let aggregates = aggregates(report, fields);
-    if fields.get("aggregates").is_none() {
-        let error = report.error(&entry.key_span, format!("{what} has a `window`, but no `aggregates`"));
-        error
-            .help("say what is computed per key and window: `aggregates: { flights: \"count(*)\", mean: avg(delay) }`");
-    }
-    let settings = Fields::read(report, &entry.value, "`window`", &entry.key_span, WINDOW)?;
-    let spans = spans(report, &settings, entry);
-    let allowed_lateness_ms = settings.parsed(report, "allowed_lateness", &DELAY).map_or(0, |d| d.0);
-    let (size_ms, slide_ms, offset_ms) = spans?;
-    Some(WindowSpec { span: entry.key_span.clone(), size_ms, slide_ms, offset_ms, allowed_lateness_ms, aggregates })
-}
-
-/// Size, slide and offset of windows.
-pub(super) fn spans(report: &mut Report, settings: &Fields<'_>, entry: &Entry) -> Option<(i64, i64, i64)> {
-    let (size, slide) = size(report, settings, entry);
-    let offset_ms = settings.parsed(report, "offset", &OFFSET).map_or(0, |d| d.0);
-    let (size_ms, slide_ms) = (size?.0, slide?.0);
-    if offset_ms.abs() >= slide_ms
-        && let Some(offset) = settings.text(report, "offset")
-    {
-        let what = if slide_ms == size_ms { "window" } else { "slide" };
-        report.error(&offset.span, format!("`offset` must be shorter than the {what}")).label("too long");
-    }
-    Some((size_ms, slide_ms, offset_ms))
-}
-
-/// Size and slide, which for tumbling windows is the size. What is missing or wrong is reported.
-fn size(report: &mut Report, settings: &Fields<'_>, entry: &Entry) -> (Option<DurationMs>, Option<DurationMs>) {
-    const SLIDING: &str = "windows that overlap: `window: { sliding: 10s, slide: 1s }`";
-    match (settings.get("tumbling"), settings.get("sliding"), settings.get("slide")) {
-        (Some(_), None, None) => {
-            let size = settings.parsed(report, "tumbling", &SIZE);
-            return (size, size);
-        }
-        (None, Some(_), Some(_)) => {
-            return (settings.parsed(report, "sliding", &SIZE), settings.parsed(report, "slide", &SIZE));
-        }
-        (Some(one), Some(two), _) => {
-            let error = report.error(&two.key_span, "a window is either `tumbling` or `sliding`");
-            error.label("and this").also(&one.key_span, "this");
-        }
-        (Some(_), None, Some(slide)) => {
-            let error = report.error(&slide.key_span, "tumbling windows have no `slide`");
-            error.label("not here").help(SLIDING);
-        }
-        (None, ..) if settings.misspelt => {}
-        (None, Some(sliding), None) => {
-            report.error(&sliding.key_span, "sliding windows need a `slide`").help(SLIDING);
-        }
-        (None, None, _) => {
-            let error = report.error(&entry.key_span, "`window` does not say its size");
-            error.help(format!("`window: {{ tumbling: 1h }}`; {SLIDING}"));
-        }
-    }
-    (None, None)
-}
-
-fn aggregates(report: &mut Report, fields: &Fields<'_>) -> Vec<(Text, Text)> {
-    let Some(entry) = fields.get("aggregates") else {
-        return Vec::new();
-    };
-    let Some(settings) = Fields::any(report, &entry.value, "`aggregates`", &entry.key_span) else {
-        return Vec::new();
-    };
-    if settings.entries().is_empty() {
-        report.error(&entry.value.span, "`aggregates` is empty").label("needs at least one");
-    }
-    let mut aggregates = Vec::new();
-    for entry in settings.entries() {
-        let name = name_of(entry);
-        super::check_name(report, &name, "name of an aggregate");
-        if matches!(name.text.as_str(), "window_start" | "window_end") {
-            let error = report.error(&name.span, format!("`{}` is already a column of every window", name.text));
-            error.label("choose another name");
-        }
-        if let Some(text) = fields::text(report, &entry.value, &entry.key, &entry.key_span) {
-            aggregates.push((name, text));
-        }
-    }
-    aggregates
-}
-
-fn check_window(report: &mut Report, spec: &OperatorSpec, fields: &Fields<'_>, what: &str) {
-    let Some(LogicSpec::Window(window)) = &spec.logic else {
-        return;
-    };
-    if fields.get("key").is_none() {
-        let error = report.error(&window.span, format!("{what} has a `window`, but no `key`"));
-        error.help(
-            "say per what it aggregates: `key: [COLUMN]`; for all rows together, put \
-             `select: [\"*\", \"1 AS all_rows\"]` before it and take `key: [all_rows]`",
-        );
-    }
-    for column in spec.key.iter().flat_map(|key| &key.all) {
-        if let Some((name, _)) = window.aggregates.iter().find(|(name, _)| name.text == column.text) {
-            let error = report.error(&name.span, format!("`{}` is already a key column", shown(&name.text)));
-            error.label("choose another name").also(&column.span, "this one");
-        }
-    }
 }
 
 #[cfg(test)]

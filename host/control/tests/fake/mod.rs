@@ -7,7 +7,7 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use serde::Deserialize;
 use serde_json::Value;
-use tidemill_control::{Catalog, ProcessNode, WindowNode};
+use tidemill_control::{Catalog, ProcessNode};
 use tidemill_model::component::{Descriptor, LogicKind, Port, StateDescriptor, StateScope};
 use tidemill_model::fault::OnError;
 use tidemill_model::join::JoinSpec;
@@ -17,6 +17,7 @@ use tidemill_model::plan::Built;
 use tidemill_model::schema::{carry, parse_field};
 use tidemill_model::sink::{Committable, Sink, SinkWriter};
 use tidemill_model::source::{Position, Source, Split, SplitReader};
+use tidemill_model::window::WindowSpec;
 use tidemill_model::{ConfigError, Fault, config};
 
 pub struct Fake;
@@ -181,8 +182,8 @@ impl Catalog for Fake {
         let schema = if select.is_some() { Arc::new(Schema::new(fields)) } else { input.clone() };
         Ok(built(vec![("out".to_owned(), schema)]))
     }
-    fn window(&self, spec: WindowNode, input: &SchemaRef) -> Result<Built, ConfigError> {
-        let mut fields: Vec<Field> = spec.keys.iter().map(|&k| input.field(k).clone()).collect();
+    fn window(&self, spec: WindowSpec, input: &SchemaRef) -> Result<Built, ConfigError> {
+        let mut fields: Vec<Field> = spec.key.iter().map(|&k| input.field(k).clone()).collect();
         let time = || DataType::Timestamp(arrow::datatypes::TimeUnit::Millisecond, None);
         fields.extend(["window_start", "window_end"].map(|name| Field::new(name, time(), false)));
         for (name, sql) in &spec.aggregates {

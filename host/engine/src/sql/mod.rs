@@ -87,6 +87,18 @@ impl Planner {
         }
     }
 
+    /// An expression with the value of a number, taken to `data_type`.
+    pub fn number(&self, text: &str, data_type: &DataType) -> Result<Arc<dyn PhysicalExpr>, ConfigError> {
+        let ast = parse(text, |p| p.parse_expr())?;
+        check::scalar(&ast, &self.schema)?;
+        let expr = self.logical(text, ast)?;
+        let have = self.type_of(text, &expr)?;
+        if !have.is_numeric() {
+            return Err(ConfigError::new(&[], format!("`{text}` is {}, not a number", type_name(&have))));
+        }
+        self.physical(text, &Expr::Cast(Cast::new(Box::new(expr), data_type.clone())))
+    }
+
     /// `*`, `column`, or `expression AS name`.
     pub fn item(&self, text: &str) -> Result<Item, ConfigError> {
         let (ast, alias) = match parse(text, |p| p.parse_select_item())? {

@@ -109,6 +109,12 @@ impl Aggregates {
         Ok(columns)
     }
 
+    /// The same, and the accumulators are empty afterwards.
+    pub fn drain_state(&self, accumulators: &mut Accumulators) -> Result<Vec<ArrayRef>> {
+        let states = accumulators.iter_mut().map(|acc| acc.state(EmitTo::All));
+        Ok(states.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
+    }
+
     /// Adds such a state to the groups in `numbers`, one per row.
     pub fn merge(
         &self,
@@ -124,6 +130,11 @@ impl Aggregates {
         }
         Ok(())
     }
+}
+
+/// What is wrong with a row that [`Aggregates::read`] fails for.
+pub(super) fn unreadable(error: &DataFusionError) -> String {
+    format!("an aggregate's argument fails: {}", message(error))
 }
 
 /// Reading the state drains it, so it goes back in. `all`: the numbers of all groups.

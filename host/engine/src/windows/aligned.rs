@@ -13,128 +13,63 @@
 //! sum of its slices ([`super::sums`]), so that its cost does not grow with the number of windows that a row is in.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::ops::{Range, RangeInclusive};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, TimestampMillisecondArray, UInt32Array};
 use arrow::buffer::ScalarBuffer;
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use arrow::datatypes::SchemaRef;
 use datafusion_common::DataFusionError;
 use hashbrown::HashMap;
 use tidemill_model::fault::OnError;
 use tidemill_model::limits::BATCH_ROWS_MAX;
-use tidemill_model::logic::LogicError;
 use tidemill_model::plan::Built;
-use tidemill_model::schema::type_name;
 use tidemill_model::snapshot::{Form, Restore, Snapshot};
 use tidemill_model::time::{Now, WATERMARK_MIN};
+use tidemill_model::window::WindowSpec;
 use tidemill_model::{
     Batch, Collector, ConfigError, Fault, FaultKind, Operator, OperatorContext, OperatorFactory, Progress,
 };
 
-use super::aggregate::Aggregates;
+use super::aggregate::{Aggregates, unreadable};
 use super::groups::KeyReader;
 use super::pane::Pane;
 use super::start::window_start;
 use super::stored::{self, FrozenPane, StoredPane};
 use super::sums::Sums;
-use crate::poison::{Attempt, Rejects, search};
+use super::{check_key, common_ms, output_schema};
+use crate::poison::{Rejects, sieve};
 use crate::sql::message;
 
 /// Empty panes kept for the next windows: as many as are open while ticks are in flight, so that memory is used again.
 const SPARE_PANES_MAX: usize = 32;
-/// So many slices may have one window.
-const SLICES_MAX: i64 = 100_000;
 
 /// A window node whose windows are the same for all keys.
 #[derive(Clone, Debug)]
-pub struct AlignedSpec {
+pub(super) struct AlignedSpec {
     pub size_ms: i64,
     /// From the start of a window to that of the next; of tumbling windows the size.
     pub slide_ms: i64,
-    /// Shifts windows against the epoch; less than the slide in either direction.
     pub offset_ms: i64,
-    /// How long after its end a window still takes rows.
     pub allowed_lateness_ms: i64,
-    /// Indices of the key columns; none: one group for all rows of a worker.
     pub key: Vec<usize>,
-    /// Name and SQL aggregate call, in the order of the output columns.
     pub aggregates: Vec<(String, String)>,
-    /// What becomes of rows for which an argument or a filter of an aggregate fails.
     pub on_error: OnError,
 }
 
-/// Output columns: key columns, `window_start`, `window_end` (timestamp(ms)), aggregates; port 1 is `late`. Error paths:
-/// `window` and the setting, `key`, `aggregates` and the name.
-pub fn aligned(spec: AlignedSpec, input: &SchemaRef) -> Result<Built, ConfigError> {
-    check_times(&spec).map_err(|e| e.inside("window"))?;
-    KeyReader::new(input, &spec.key).map_err(|e| not_a_key(&spec, input, &e.to_string()))?;
+/// See [`super::window`], which has checked the times. `slide_ms`: of tumbling windows the size.
+pub(super) fn aligned(spec: WindowSpec, size_ms: i64, slide_ms: i64, input: &SchemaRef) -> Result<Built, ConfigError> {
+    check_key(&spec.key, input)?;
+    let WindowSpec { offset_ms, allowed_lateness_ms, key, aggregates, on_error, .. } = spec;
+    let spec = AlignedSpec { size_ms, slide_ms, offset_ms, allowed_lateness_ms, key, aggregates, on_error };
     let aggregates = Aggregates::new(input, &spec.aggregates).map_err(|e| e.inside("aggregates"))?;
-    let schema = output_schema(&spec, input, &aggregates)?;
+    let schema = output_schema(&spec.key, true, input, &aggregates)?;
     let key = spec.key.iter().map(|&c| input.field(c).data_type().clone());
     let settings = stored::settings(&spec, key);
     let stored = stored::schema(&aggregates, settings).map_err(|e| ConfigError::new(&["aggregates"], message(&e)))?;
     let outputs = vec![("out".to_owned(), schema.clone()), ("late".to_owned(), input.clone())];
     let factory = Factory { spec, input: input.clone(), aggregates: Arc::new(aggregates), schema, stored };
     Ok(Built { factory: Arc::new(factory), outputs })
-}
-
-/// Length of what size and slide are multiples of.
-fn slice_ms(spec: &AlignedSpec) -> i64 {
-    let (mut a, mut b) = (spec.size_ms, spec.slide_ms);
-    while b != 0 {
-        (a, b) = (b, a % b);
-    }
-    a
-}
-
-fn check_times(spec: &AlignedSpec) -> Result<(), ConfigError> {
-    if spec.size_ms <= 0 {
-        let size = if spec.slide_ms == spec.size_ms { "tumbling" } else { "sliding" };
-        return Err(ConfigError::new(&[size], format!("a window of {} ms holds nothing", spec.size_ms)));
-    }
-    if spec.slide_ms <= 0 {
-        return Err(ConfigError::new(&["slide"], format!("a slide of {} ms leads nowhere", spec.slide_ms)));
-    }
-    if spec.size_ms / slice_ms(spec) > SLICES_MAX {
-        let message =
-            format!("size and slide have too little in common: a window would have more than {SLICES_MAX} slices");
-        return Err(ConfigError::new(&["slide"], message));
-    }
-    if spec.offset_ms.saturating_abs() >= spec.slide_ms {
-        let what = if spec.slide_ms == spec.size_ms { "size" } else { "slide" };
-        let message = format!("an offset of {} ms is not less than the {what} of {} ms", spec.offset_ms, spec.slide_ms);
-        return Err(ConfigError::new(&["offset"], message));
-    }
-    if spec.allowed_lateness_ms < 0 {
-        return Err(ConfigError::new(&["allowed_lateness"], "the allowed lateness is negative"));
-    }
-    Ok(())
-}
-
-fn not_a_key(spec: &AlignedSpec, input: &Schema, error: &str) -> ConfigError {
-    let types: Vec<String> = spec.key.iter().map(|&c| type_name(input.field(c).data_type())).collect();
-    ConfigError::new(&["key"], format!("({}) can't be a key: {error}", types.join(", ")))
-}
-
-fn output_schema(spec: &AlignedSpec, input: &Schema, aggregates: &Aggregates) -> Result<SchemaRef, ConfigError> {
-    let mut fields: Vec<Field> = spec.key.iter().map(|&c| input.field(c).clone()).collect();
-    let time = || DataType::Timestamp(TimeUnit::Millisecond, None);
-    fields.push(Field::new("window_start", time(), false));
-    fields.push(Field::new("window_end", time(), false));
-    for (index, field) in fields.iter().enumerate() {
-        if fields[..index].iter().any(|f| f.name() == field.name()) {
-            return Err(ConfigError::new(&["key"], format!("the column `{}` would come out twice", field.name())));
-        }
-    }
-    for field in aggregates.fields() {
-        if fields.iter().any(|f| f.name() == field.name()) {
-            let message = format!("the column `{}` would come out twice", field.name());
-            return Err(ConfigError::new(&["aggregates", field.name()], message));
-        }
-        fields.push(field);
-    }
-    Ok(Arc::new(Schema::new(fields)))
 }
 
 struct Factory {
@@ -161,7 +96,7 @@ impl OperatorFactory for Factory {
             schema: self.schema.clone(),
             stored: self.stored.clone(),
             watermark: WATERMARK_MIN,
-            slice_ms: slice_ms(&self.spec),
+            slice_ms: common_ms(self.spec.size_ms, self.spec.slide_ms),
             slices: BTreeMap::new(),
             sums: Sums::default(),
             unfired: BTreeSet::new(),
@@ -353,10 +288,8 @@ impl Aligned {
                 Some(rows) => batch.take(&rows)?,
                 None => batch.clone(),
             };
-            let mut sieve = Sieve { window: &*self, batch: &part, out: &mut *out, good: Vec::new() };
-            // Expressions are deterministic: no use in trying twice.
-            search(&mut sieve, 0..part.num_rows(), 0, &self.rejects.node)?;
-            let good = UInt32Array::from(sieve.good);
+            let reads = |rows: &Batch| self.aggregates.read(rows).map(drop).map_err(|e| unreadable(&e));
+            let good = UInt32Array::from(sieve(&part, &self.rejects, out, reads)?);
             if !good.is_empty() {
                 let part = part.take(&good)?;
                 // By itself each row can be read, so it ends here even if together they cannot.
@@ -503,32 +436,6 @@ impl Aligned {
 
 fn broken(rejects: &Rejects, error: &DataFusionError) -> Fault {
     Fault::data(format!("an aggregate fails: {}", message(error))).at(&rejects.node)
-}
-
-/// Tells rows that the aggregates can read from those that they cannot.
-struct Sieve<'a> {
-    window: &'a Aligned,
-    batch: &'a Batch,
-    out: &'a mut dyn Collector,
-    good: Vec<u32>,
-}
-
-impl Attempt for Sieve<'_> {
-    fn attempt(&mut self, rows: Range<usize>) -> Result<Result<(), LogicError>, Fault> {
-        match self.window.aggregates.read(&self.batch.slice(rows.start, rows.len())) {
-            Ok(_) => {
-                self.good.extend(rows.map(|row| row as u32));
-                Ok(Ok(()))
-            }
-            Err(error) => Ok(Err(LogicError::Trap(format!("an aggregate's argument fails: {}", message(&error))))),
-        }
-    }
-
-    fn condemn(&mut self, row: usize, error: String) -> Result<(), Fault> {
-        self.out.count("row_errors", 1);
-        let time = self.batch.times.as_ref().map(|t| t[row]);
-        self.window.rejects.reject(self.out, self.batch.rows(), row, time, None, error)
-    }
 }
 
 impl Operator for Aligned {

@@ -44,8 +44,12 @@ pub(super) fn settings(spec: &AlignedSpec, key: impl Iterator<Item = DataType>) 
     // Tumbling windows have no slide of their own.
     let slide = (spec.slide_ms != spec.size_ms).then_some(("slide_ms", spec.slide_ms));
     let times = times.into_iter().chain(slide).map(|(name, ms)| (name.to_owned(), ms.to_string()));
-    let calls = spec.aggregates.iter().map(|(name, call)| (format!("aggregates.{name}"), call.clone()));
-    times.chain([("key".to_owned(), key.join(", "))]).chain(calls).collect()
+    times.chain([("key".to_owned(), key.join(", "))]).chain(calls(&spec.aggregates)).collect()
+}
+
+/// The calls of the aggregates as settings.
+pub(super) fn calls(aggregates: &[(String, String)]) -> impl Iterator<Item = (String, String)> {
+    aggregates.iter().map(|(name, call)| (format!("aggregates.{name}"), call.clone()))
 }
 
 /// A pane, frozen.
@@ -165,7 +169,7 @@ pub(super) fn restore(
 }
 
 /// Compares the windows of a snapshot with those of the pipeline.
-fn check(stored: &Schema, own: &Schema) -> Result<(), Fault> {
+pub(super) fn check(stored: &Schema, own: &Schema) -> Result<(), Fault> {
     let settings = |schema: &Schema| schema.metadata().clone().into_iter().collect::<BTreeMap<_, _>>();
     let (then, now) = (settings(stored), settings(own));
     let help = "give the node another name, so that it starts empty";

@@ -7,13 +7,14 @@ use arrow::datatypes::{DataType, SchemaRef};
 use proptest::prelude::*;
 use tidemill_engine::driver::{Checkpoint, Driver, Input, one_operator};
 use tidemill_engine::process::{ProcessSpec, node};
-use tidemill_engine::windows::{AlignedSpec, aligned};
+use tidemill_engine::windows::window;
 use tidemill_model::Fault;
 use tidemill_model::dead::DeadRow;
 use tidemill_model::fault::OnError;
 use tidemill_model::plan::{Built, EventTimeSpec, NodeKind, Plan, TickMode};
 use tidemill_model::source::{Polled, Position, ReadBudget, Source, Split, SplitReader};
 use tidemill_model::time::WatermarkStrategy;
+use tidemill_model::window::{WindowSpec, Windows};
 use tidemill_state::HeapFactory;
 
 use crate::logic::counter;
@@ -89,17 +90,8 @@ fn count_node(input: &SchemaRef) -> Built {
 
 fn window_node(input: &SchemaRef, lateness: i64) -> Built {
     let aggregates = vec![("n".to_owned(), "count(*)".to_owned())];
-    let (key, on_error) = (vec![0], OnError::Fail);
-    let spec = AlignedSpec {
-        size_ms: 100,
-        slide_ms: 100,
-        offset_ms: 0,
-        allowed_lateness_ms: lateness,
-        key,
-        aggregates,
-        on_error,
-    };
-    aligned(spec, input).unwrap()
+    let spec = WindowSpec::new(Windows::Tumbling { size_ms: 100 }, vec![0], aggregates);
+    window(WindowSpec { allowed_lateness_ms: lateness, ..spec }, input).unwrap()
 }
 
 fn plan(built: &Built, splits: i64, delay_ms: i64) -> Plan {

@@ -8,12 +8,13 @@ use arrow::datatypes::{DataType, SchemaRef};
 use proptest::prelude::*;
 use tidemill_engine::driver::{Checkpoint, Driver, Input, one_operator};
 use tidemill_engine::process::{ProcessSpec, node};
-use tidemill_engine::windows::{AlignedSpec, aligned};
+use tidemill_engine::windows::window;
 use tidemill_model::component::StateKind;
 use tidemill_model::fault::OnError;
 use tidemill_model::logic::{TimeDomain, TimerChange};
 use tidemill_model::plan::{Built, EventTimeSpec, Plan};
 use tidemill_model::time::WatermarkStrategy;
+use tidemill_model::window::{WindowSpec, Windows};
 use tidemill_state::HeapFactory;
 
 use crate::logic::{Native, alarm, counter, keeper};
@@ -21,17 +22,8 @@ use crate::support::{floats, ints, lines, rows, schema, sorted, texts};
 
 fn windows(input: &SchemaRef, lateness: i64, key: &[usize], calls: &[(&str, &str)]) -> Built {
     let aggregates = calls.iter().map(|(name, call)| ((*name).to_owned(), (*call).to_owned())).collect();
-    let on_error = OnError::Fail;
-    let spec = AlignedSpec {
-        size_ms: 10,
-        slide_ms: 10,
-        offset_ms: 0,
-        allowed_lateness_ms: lateness,
-        key: key.to_vec(),
-        aggregates,
-        on_error,
-    };
-    aligned(spec, input).unwrap()
+    let spec = WindowSpec::new(Windows::Tumbling { size_ms: 10 }, key.to_vec(), aggregates);
+    window(WindowSpec { allowed_lateness_ms: lateness, ..spec }, input).unwrap()
 }
 
 fn keyed(logic: Native, input: &SchemaRef) -> Built {
