@@ -168,7 +168,7 @@ impl Model<'_> {
 }
 
 /// What comes out of each step, and of the end.
-pub fn model<'a>(spec: &'a JoinSpec, forbidden: Option<i64>, steps: &[Step]) -> Vec<Vec<String>> {
+pub fn model(spec: &JoinSpec, forbidden: Option<i64>, steps: &[Step]) -> Vec<Vec<String>> {
     let held = [Vec::new(), Vec::new()];
     Model { spec, forbidden, watermark: WATERMARK_MIN, held, seen: Vec::new() }.run(steps)
 }
