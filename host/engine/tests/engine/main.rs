@@ -3,6 +3,7 @@
 mod clock;
 mod driver;
 mod expr;
+mod join_model;
 mod joins;
 mod keyed_windows;
 mod logic;
