@@ -18,7 +18,7 @@ const COMPONENT: &str = "examples/operators/target/example-operators.wasm";
 fn every_example_gives_the_rows_that_it_promises() {
     let component = build(&format!("../{CRATE}"), "example-operators.wasm", &[], &[]);
     let examples = examples();
-    assert!(examples.len() >= 8, "examples are missing: only {examples:?}");
+    assert!(examples.len() >= 9, "examples are missing: only {examples:?}");
     let mut failures = String::new();
     for example in &examples {
         for workers in [1, 3] {
