@@ -115,7 +115,9 @@ fn check_trigger(spec: &WindowSpec) -> Result<(), ConfigError> {
         Some(Fires::Early(_)) if global || spec.time == TimeDomain::Processing => {
             error("early", "is for windows of event time: use `every`")
         }
-        Some(Fires::Delta { threshold, .. }) if !(*threshold >= 0.0) => error("threshold", "is not a number from 0"),
+        Some(Fires::Delta { threshold, .. }) if threshold.is_nan() || *threshold < 0.0 => {
+            error("threshold", "is not a number from 0")
+        }
         Some(Fires::Delta { .. }) if matches!(spec.windows, Windows::Session(_)) => {
             error("delta", "sessions merge, and what differs from which row would be open")
         }

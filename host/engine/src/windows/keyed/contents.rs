@@ -32,7 +32,8 @@ pub(super) struct Step {
 impl Step {
     pub fn clear(&mut self) {
         let Self { slots, stored, stored_numbers, rows, numbers } = self;
-        (slots.clear(), stored.clear(), stored_numbers.clear(), rows.clear(), numbers.clear());
+        [slots, stored, rows].into_iter().for_each(Vec::clear);
+        [stored_numbers, numbers].into_iter().for_each(Vec::clear);
     }
 }
 
