@@ -34,6 +34,8 @@ def rows_out(work, rows):
         return sum(sliding(times, int(work[7:])) for times in by_auction(rows, 100_000))
     if work == "session":
         return sum(1 + sum(b - a > 10_000 for a, b in zip(times, times[1:])) for times in by_auction(rows, 10))
+    if work == "join":
+        return sum(pairs(times, 30_000) for times in by_auction(rows, 2))
     return rows
 
 
@@ -43,6 +45,16 @@ def by_auction(rows, unit):
     for i in range(rows):
         times.setdefault(auction(i), []).append(i // unit)
     return times.values()
+
+
+def pairs(times, bound):
+    """How many pairs of two lists that are both `times`, which ascend, are not further apart than `bound`."""
+    found, first = len(times), 0
+    for last, time in enumerate(times):
+        while time - times[first] > bound:
+            first += 1
+        found += 2 * (last - first)
+    return found
 
 
 def sliding(seconds, size):

@@ -34,11 +34,12 @@ ROWS = {
     "sliding10": {"flink": 2_000_000, "tidemill": 60_000_000},
     "sliding60": {"flink": 1_000_000, "tidemill": 60_000_000},
     "session": {"flink": 4_000_000, "tidemill": 40_000_000},
+    "join": {"flink": 2_000_000, "tidemill": 10_000_000},
 }
 # What is measured together.
 GROUPS = {
     "peers": ["filter", "map", "count", "window", "ndjson"],
-    "windows": ["sliding10", "sliding60", "session"],
+    "windows": ["sliding10", "sliding60", "session", "join"],
 }
 # Enough for several windows and for keys that repeat.
 ROWS_COMPARED = 400_000

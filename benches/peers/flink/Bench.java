@@ -30,6 +30,7 @@ import org.apache.flink.shaded.jackson2.com.fasterxml.jackson.core.JsonToken;
 import org.apache.flink.streaming.api.datastream.DataStream;
 import org.apache.flink.streaming.api.environment.StreamExecutionEnvironment;
 import org.apache.flink.streaming.api.functions.KeyedProcessFunction;
+import org.apache.flink.streaming.api.functions.co.ProcessJoinFunction;
 import org.apache.flink.streaming.api.functions.sink.v2.DiscardingSink;
 import org.apache.flink.streaming.api.functions.windowing.ProcessWindowFunction;
 import org.apache.flink.streaming.api.windowing.assigners.EventTimeSessionWindows;
@@ -159,10 +160,30 @@ public class Bench {
             .keyBy(bid -> bid.auction)
             .window(EventTimeSessionWindows.withGap(Duration.ofSeconds(10)))
             .aggregate(new CountRows(), new AddWindow());
+      case "join":
+        return join(env, rows);
       case "ndjson":
         return lines(env, files).map(new Parse()).returns(Bid.class).keyBy(bid -> bid.auction).process(new Count());
       default:
         throw new IllegalArgumentException("no work named " + work);
+    }
+  }
+
+  /** Two bids per ms and side; each meets its twin of the other side, and what else is near. */
+  static DataStream<Tuple3<Long, Long, Long>> join(StreamExecutionEnvironment env, long rows) {
+    bidsPerMs = 2;
+    var right = bids(env, rows, true).keyBy(bid -> bid.auction);
+    return bids(env, rows, true)
+        .keyBy(bid -> bid.auction)
+        .intervalJoin(right)
+        .between(Duration.ofSeconds(-30), Duration.ofSeconds(30))
+        .process(new Pair());
+  }
+
+  static class Pair extends ProcessJoinFunction<Bid, Bid, Tuple3<Long, Long, Long>> {
+    @Override
+    public void processElement(Bid left, Bid right, Context context, Collector<Tuple3<Long, Long, Long>> out) {
+      out.collect(Tuple3.of(left.auction, left.price, right.price));
     }
   }
 

@@ -7,7 +7,7 @@ const NAME_BYTES_MAX: usize = tidemill_model::limits::NAME_BYTES_MAX;
 /// Texts longer than this are cut in messages, and not compared with others.
 const SHOWN_CHARS_MAX: usize = 80;
 /// Candidates that are listed when none is near.
-const LISTED_MAX: usize = 14;
+const LISTED_MAX: usize = 16;
 
 /// Whether `name` may name a node: a letter or `_`, then letters, digits, `_` and `-`.
 pub(crate) fn is_name(name: &str) -> bool {

@@ -42,6 +42,8 @@ pub enum JoinKind {
     Interval { lower_ms: i64, upper_ms: i64 },
     /// Those of one window. `slide_ms` is from the start of a window to that of the next; of tumbling windows the size.
     Window { size_ms: i64, slide_ms: i64, offset_ms: i64 },
+    /// Each row on the left with the last one on the right up to its time. Inner or left.
+    Temporal,
 }
 
 /// A node that joins two streams.

@@ -77,6 +77,9 @@ impl Progress {
         if let Some(watermark) = metrics.watermark().filter(|&w| w != WATERMARK_MAX) {
             line += &format!(", watermark {} ({} behind)", iso(watermark), lag(watermark));
         }
+        if let Some(back) = metrics.held_back() {
+            line += &format!(", held back by {back}");
+        }
         if let Some(share) = metrics.share_done() {
             line += &format!(", {:.0} %", share * 100.0);
         }
@@ -86,7 +89,7 @@ impl Progress {
 }
 
 /// ms since the epoch as UTC, or the bare number where no calendar reaches.
-fn iso(ms: i64) -> String {
+pub fn iso(ms: i64) -> String {
     let array = arrow::array::TimestampMillisecondArray::from(vec![ms]);
     arrow::util::display::array_value_to_string(&array, 0).unwrap_or_else(|_| ms.to_string())
 }

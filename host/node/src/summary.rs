@@ -4,10 +4,12 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use serde::Serialize;
+use tidemill_model::time::WATERMARK_MAX;
 use tidemill_runtime::metrics::NodeRole;
 use tidemill_runtime::{Ending, JobMetrics, JobSummary};
 
 use crate::guest_metrics::GuestMetrics;
+use crate::progress::iso;
 
 /// The line that `--summary json` prints last. Units are in the names; latencies are null without rows.
 #[derive(Debug, Serialize)]
@@ -95,6 +97,13 @@ pub fn text(
     }
     if let (Some(p50), Some(p99)) = (summary.p50_ms, summary.p99_ms) {
         let _ = writeln!(out, "latency from source to sink: p50 {p50:.2} ms, p99 {p99:.2} ms");
+    }
+    // Of a job that has read all its input there is nothing to tell.
+    if let Some(watermark) = metrics.watermark().filter(|&w| w != WATERMARK_MAX) {
+        let back = metrics.held_back().map_or_else(String::new, |back| format!(", held back by {back}"));
+        let _ = writeln!(out, "watermark {}{back}", iso(watermark));
+    } else if let Some(back) = metrics.held_back() {
+        let _ = writeln!(out, "no watermark, held back by {back}");
     }
     let width = metrics.nodes.iter().map(|n| n.name.len()).max().unwrap_or(0);
     for node in &metrics.nodes {

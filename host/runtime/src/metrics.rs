@@ -6,6 +6,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 
 use hdrhistogram::Histogram;
+use serde::{Deserialize, Serialize};
 use tidemill_model::checkpoint::SplitState;
 use tidemill_model::plan::{Node, NodeKind, Plan};
 use tidemill_model::time::WATERMARK_MIN;
@@ -29,8 +30,40 @@ pub struct NodeMetrics {
     pub watermark: AtomicI64,
     /// Sources: how much of [`NodeInfo::size`] has been read.
     pub progress: AtomicU64,
+    /// Sources: what keeps the watermark where it is.
+    holder: Mutex<Option<Holder>>,
     /// The operator's own counters.
     pub counters: Mutex<BTreeMap<String, u64>>,
+}
+
+/// The part of a source that keeps its watermark back on one worker.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holder {
+    /// None: splits that are not open yet.
+    pub split: Option<String>,
+    /// Whether it has had rows.
+    pub rows: bool,
+}
+
+/// What keeps the watermark of a job back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeldBack {
+    pub source: String,
+    /// The source has event time; one without says nothing about time until it has ended.
+    pub timed: bool,
+    pub holder: Holder,
+}
+
+impl std::fmt::Display for HeldBack {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let source = &self.source;
+        match (self.timed, &self.holder.split, self.holder.rows) {
+            (false, ..) => write!(f, "`{source}`, which has no event time and has not ended"),
+            (true, None, _) => write!(f, "`{source}`, which has opened no split yet"),
+            (true, Some(split), false) => write!(f, "`{source}`, which has had no row of {split} yet"),
+            (true, Some(split), true) => write!(f, "`{source}`, by the rows of {split}"),
+        }
+    }
 }
 
 impl Default for NodeMetrics {
@@ -46,6 +79,7 @@ impl Default for NodeMetrics {
             held: zero(),
             watermark: AtomicI64::new(WATERMARK_MIN),
             progress: zero(),
+            holder: Mutex::default(),
             counters: Mutex::default(),
         }
     }
@@ -58,6 +92,24 @@ impl NodeMetrics {
         match counters.get_mut(name) {
             Some(sum) => *sum += n,
             None => drop(counters.insert(name.to_owned(), n)),
+        }
+    }
+
+    /// Sources: who keeps the watermark back. None: nobody, since all splits have ended or are idle.
+    pub(crate) fn held_by(&self, split: Option<Option<(&str, bool)>>) {
+        let mut holder = self.holder.lock().expect("no panic while held");
+        let same = match (&*holder, split) {
+            (None, None) => true,
+            (Some(now), Some(split)) => {
+                (now.split.as_deref(), now.rows) == split.map_or((None, false), |s| (Some(s.0), s.1))
+            }
+            _ => false,
+        };
+        if !same {
+            *holder = split.map(|split| Holder {
+                split: split.map(|split| split.0.to_owned()),
+                rows: split.is_some_and(|split| split.1),
+            });
         }
     }
 
@@ -93,6 +145,8 @@ pub struct NodeInfo {
     /// Sources: how much there is to read in all splits, in the source's unit; `None` without end, or if a split
     /// does not say.
     pub size: Option<u64>,
+    /// Sources: whether rows have event times.
+    pub timed: bool,
     /// By worker.
     pub workers: Vec<NodeMetrics>,
 }
@@ -132,6 +186,7 @@ impl JobMetrics {
                 NodeKind::Source { source, .. } if source.bounded() => splits.iter().map(|split| split.size).sum(),
                 _ => None,
             },
+            timed: matches!(node.kind, NodeKind::Source { event_time: Some(_), .. }),
             workers: (0..workers).map(|_| NodeMetrics::default()).collect(),
         };
         Self {
@@ -152,6 +207,7 @@ impl JobMetrics {
                 worker,
                 numbers: metrics.numbers().map(|number| number.load(Relaxed)),
                 watermark: metrics.watermark.load(Relaxed),
+                holder: metrics.holder.lock().expect("no panic while held").clone(),
                 counters: counters.iter().map(|(name, n)| (name.clone(), *n)).collect(),
             }
         };
@@ -160,10 +216,11 @@ impl JobMetrics {
 
     /// What another process says of its workers.
     pub(crate) fn take_in(&self, said: Vec<NodeNumbers>, first_row_ns: u64) {
-        for NodeNumbers { node, worker, numbers, watermark, counters } in said {
+        for NodeNumbers { node, worker, numbers, watermark, holder, counters } in said {
             let Some(metrics) = self.nodes.get(node).and_then(|node| node.workers.get(worker)) else { continue };
             metrics.numbers().into_iter().zip(numbers).for_each(|(ours, number)| ours.store(number, Relaxed));
             metrics.watermark.store(watermark, Relaxed);
+            *metrics.holder.lock().expect("no panic while held") = holder;
             *metrics.counters.lock().expect("no panic while held") = counters.into_iter().collect();
         }
         if first_row_ns > 0 {
@@ -201,6 +258,26 @@ impl JobMetrics {
     pub fn watermark(&self) -> Option<i64> {
         let seen = |n: &&NodeInfo| n.role == NodeRole::Source && n.watermark() != WATERMARK_MIN;
         self.nodes.iter().filter(seen).map(NodeInfo::watermark).min()
+    }
+
+    /// The part of a source that keeps the watermark back, if there is more than one that could: of those that have neither ended nor are
+    /// idle, the one whose watermark is the lowest.
+    pub fn held_back(&self) -> Option<HeldBack> {
+        let holders = self.nodes.iter().filter(|node| node.role == NodeRole::Source).flat_map(|node| {
+            let of_worker = |worker: &NodeMetrics| {
+                let holder = worker.holder.lock().expect("no panic while held").clone()?;
+                let back = HeldBack { source: node.name.clone(), timed: node.timed, holder };
+                Some((worker.watermark.load(Relaxed), back))
+            };
+            node.workers.iter().filter_map(of_worker)
+        });
+        let mut holders: Vec<(i64, HeldBack)> = holders.collect();
+        // Sources without event time matter beside others only.
+        if holders.len() < 2 || !self.nodes.iter().any(|node| node.timed) {
+            return None;
+        }
+        holders.sort_by_key(|(watermark, back)| (*watermark, back.timed));
+        holders.into_iter().next().map(|(_, back)| back)
     }
 
     /// Share of the input read, 0 to 1: of the source that is furthest behind, since sources count in units of their

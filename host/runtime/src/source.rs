@@ -197,6 +197,7 @@ impl SourceState {
             barriers.deliver(Part { node: self.node, worker: self.context.worker, content });
         }
         let time = self.readers.time();
+        self.metrics().held_by(self.readers.holder());
         self.say_time(time);
         for cap in &mut self.caps {
             cap.downgrade(&tick);
@@ -237,6 +238,7 @@ impl SourceState {
     }
 
     fn end(&mut self) {
+        self.metrics().held_by(None);
         self.say_time(SourceTime::Finished);
         self.context.shared.barriers.leave(self.node, self.context.worker, None);
         self.caps.clear();
@@ -406,6 +408,17 @@ impl SplitReaders {
             Some(row) if self.on_error == OnError::Fail => Err(row.fault()),
             _ => Ok(((!batch.is_empty()).then_some(batch), dead)),
         }
+    }
+
+    /// The split that keeps the watermark of this worker's splits back, and whether it has had rows; `Some(None)`: none is open yet.
+    fn holder(&self) -> Option<Option<(&str, bool)>> {
+        if self.open.is_empty() {
+            return (!self.waiting.is_empty()).then_some(None);
+        }
+        let now_ms = self.context.shared.processing_ms();
+        let active = |split: &&OpenSplit| matches!(split.watermark.at(now_ms), SourceTime::Active(_));
+        let last = self.open.iter().filter(active).min_by_key(|split| split.watermark.max_time())?;
+        Some(Some((&last.split.id, last.watermark.max_time().is_some())))
     }
 
     /// Where time stands on this worker's splits.

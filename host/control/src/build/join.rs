@@ -119,6 +119,7 @@ fn kind(join: &JoinLogic) -> String {
         JoinKind::Interval { lower_ms, upper_ms } => {
             format!("interval join, right from {} to {}", signed(lower_ms), signed(upper_ms))
         }
+        JoinKind::Temporal => "temporal join".to_owned(),
         JoinKind::Window { size_ms, slide_ms, .. } if size_ms == slide_ms => {
             format!("join by tumbling window, {}", duration(size_ms))
         }

@@ -9,7 +9,7 @@ use crate::diagnostic::Report;
 use crate::spec::{JoinLogic, LogicSpec, OperatorSpec};
 use crate::tree::Entry;
 
-const SETTINGS: &[&str] = &["interval", "window", "type"];
+const SETTINGS: &[&str] = &["interval", "window", "temporal", "type"];
 const INTERVAL: &[&str] = &["from", "to", "from_exclusive", "to_exclusive"];
 const WINDOW: &[&str] = &["tumbling", "sliding", "slide", "offset"];
 const DAY_MS: i64 = 24 * 3600 * 1000;
@@ -20,7 +20,8 @@ const BOUND: Limits<DurationMs> = Limits {
     type_error: None,
 };
 const BOOLS: &[(&str, bool)] = &[("true", true), ("false", false)];
-const EXAMPLES: &str = "`join: { interval: { from: -30s, to: 30s } }`; `join: { window: { tumbling: 10s } }`";
+const EXAMPLES: &str =
+    "`join: { interval: { from: -30s, to: 30s } }`; `join: { window: { tumbling: 10s } }`; `join: { temporal: }`";
 
 pub(super) fn join(report: &mut Report, fields: &Fields<'_>, what: &str) -> Option<JoinLogic> {
     let entry = fields.get("join")?;
@@ -28,6 +29,11 @@ pub(super) fn join(report: &mut Report, fields: &Fields<'_>, what: &str) -> Opti
     let settings = Fields::read(report, &entry.value, "`join`", &entry.key_span, SETTINGS)?;
     let join_type = settings.get("type").map(|entry| fields::choice(report, entry, &JoinType::ALL));
     let kind = kind(report, &settings, entry, what);
+    if let (Some(JoinKind::Temporal), Some(Some((JoinType::Right | JoinType::Full, span)))) = (kind, &join_type) {
+        let error = report.error(span, "a temporal join is `inner` or `left`");
+        error.label("not here").help("versions are there for the rows on the left: by themselves they do not come out");
+        return None;
+    }
     let join_type = match join_type {
         Some(given) => given?.0,
         None => JoinType::Inner,
@@ -37,20 +43,28 @@ pub(super) fn join(report: &mut Report, fields: &Fields<'_>, what: &str) -> Opti
 }
 
 fn kind(report: &mut Report, settings: &Fields<'_>, join: &Entry, what: &str) -> Option<JoinKind> {
-    match (settings.get("interval"), settings.get("window")) {
-        (Some(entry), None) => interval(report, entry),
-        (None, Some(entry)) => {
+    let given: Vec<&Entry> = ["interval", "window", "temporal"].iter().filter_map(|kind| settings.get(kind)).collect();
+    match given.as_slice() {
+        [one, two, ..] => {
+            let error = report.error(&two.key_span, format!("a join is either by `{}` or by `{}`", one.key, two.key));
+            error.label("and this").also(&one.key_span, "this");
+            None
+        }
+        [entry] if entry.key == "interval" => interval(report, entry),
+        [entry] if entry.key == "window" => {
             let settings = Fields::read(report, &entry.value, "`window`", &entry.key_span, WINDOW)?;
             let (size_ms, slide_ms, offset_ms) = window::spans(report, &settings, entry)?;
             Some(JoinKind::Window { size_ms, slide_ms, offset_ms })
         }
-        (Some(one), Some(two)) => {
-            let error = report.error(&two.key_span, "a join is either by `interval` or by `window`");
-            error.label("and this").also(&one.key_span, "this");
-            None
+        [entry] => {
+            // It has no settings: nothing behind it is as good as an empty map.
+            if !entry.value.is_null() {
+                Fields::read(report, &entry.value, "`temporal`", &entry.key_span, &[])?;
+            }
+            Some(JoinKind::Temporal)
         }
-        (None, None) if settings.misspelt => None,
-        (None, None) => {
+        [] if settings.misspelt => None,
+        [] => {
             let error = report.error(&join.key_span, format!("{what} does not say which rows belong together in time"));
             error.help(EXAMPLES);
             None

@@ -206,7 +206,8 @@ impl Interval {
         for side in 0..2 {
             let kept_ms = self.kept_ms(side);
             if self.sides[side].outer {
-                let gone = self.unmatched(side, kept_ms);
+                let until = if self.watermark == i64::MAX { i64::MAX } else { self.watermark.saturating_sub(kept_ms) };
+                let gone = self.sides[side].pop_unmatched(until);
                 if !gone.is_empty() {
                     self.emit_unmatched(side, &gone, kept_ms, out)?;
                     return Ok(Progress::More);
@@ -216,20 +217,6 @@ impl Interval {
             self.sides[side].drop_first(|start| last(start) <= self.watermark);
         }
         Ok(Progress::Done)
-    }
-
-    /// Up to a batch of rows that go: time, pane, number.
-    fn unmatched(&mut self, side: usize, kept_ms: i64) -> Vec<(i64, i64, u32)> {
-        let until = if self.watermark == i64::MAX { i64::MAX } else { self.watermark.saturating_sub(kept_ms) };
-        let mut gone = Vec::new();
-        for (&start, pane) in self.sides[side].panes.range_mut(..=until) {
-            while gone.len() < BATCH_ROWS_MAX
-                && let Some((time, row)) = pane.pop_unmatched(until)
-            {
-                gone.push((time, start, row));
-            }
-        }
-        gone
     }
 
     fn emit_unmatched(
@@ -272,8 +259,7 @@ impl Operator for Interval {
             return Ok(Progress::Done);
         }
         self.watermark = now.watermark;
-        let panes = self.sides.iter_mut().flat_map(|side| side.panes.values_mut());
-        panes.for_each(|pane| pane.settled = pane.len());
+        self.sides.iter_mut().for_each(Side::settle);
         self.sweep(out)
     }
 
@@ -289,7 +275,7 @@ impl Operator for Interval {
         for side in 0..2 {
             let (kept_ms, watermark) = (self.kept_ms(side), self.watermark);
             let is_there = move |time: i64| time.saturating_add(kept_ms) > watermark;
-            tables.push(self.stored[side].table(&self.sides[side], is_there)?);
+            tables.push(self.stored[side].table_of(&self.sides[side], is_there)?);
         }
         Ok(Snapshot { tables, ..Snapshot::default() })
     }

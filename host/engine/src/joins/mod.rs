@@ -9,6 +9,8 @@ mod pane;
 mod rows;
 mod side;
 mod stored;
+mod temporal;
+mod versions;
 mod windowed;
 
 use std::sync::Arc;
@@ -24,14 +26,15 @@ use interval::Interval;
 use output::Output;
 use side::Side;
 use stored::Stored;
+use temporal::Temporal;
 use windowed::{Windowed, Windows};
 
 /// A join of these two inputs. Error paths: `join` and the setting, `key`, `where`, `select` and index.
 pub fn join(spec: JoinSpec, inputs: [&SchemaRef; 2]) -> Result<Built, ConfigError> {
-    check_kind(&spec.kind).map_err(|e| e.inside("join"))?;
+    check_kind(&spec).map_err(|e| e.inside("join"))?;
     let (condition, select) = (spec.condition.as_deref(), spec.select.as_deref());
     let own = match spec.kind {
-        JoinKind::Interval { .. } => Vec::new(),
+        JoinKind::Interval { .. } | JoinKind::Temporal => Vec::new(),
         JoinKind::Window { .. } => windowed::own_columns(),
     };
     let output = Output::new(inputs, &own, spec.join_type, condition, select)?;
@@ -44,13 +47,17 @@ pub fn join(spec: JoinSpec, inputs: [&SchemaRef; 2]) -> Result<Built, ConfigErro
     Ok(Built { factory: Arc::new(Factory { spec, inputs, output: Arc::new(output) }), outputs })
 }
 
-fn check_kind(kind: &JoinKind) -> Result<(), ConfigError> {
-    match *kind {
+fn check_kind(spec: &JoinSpec) -> Result<(), ConfigError> {
+    match spec.kind {
         JoinKind::Interval { lower_ms, upper_ms } if lower_ms > upper_ms => {
             let message = format!("no time is between {lower_ms} ms and {upper_ms} ms: the interval is empty");
             Err(ConfigError::new(&["interval"], message))
         }
-        JoinKind::Interval { .. } => Ok(()),
+        JoinKind::Temporal if spec.join_type.keeps(1) => Err(ConfigError::new(
+            &["type"],
+            "a temporal join is `inner` or `left`: a version is nobody's partner by itself",
+        )),
+        JoinKind::Interval { .. } | JoinKind::Temporal => Ok(()),
         JoinKind::Window { size_ms, slide_ms, offset_ms } => {
             windowed::check(size_ms, slide_ms, offset_ms).map_err(|e| e.inside("window"))
         }
@@ -84,6 +91,7 @@ impl OperatorFactory for Factory {
             JoinKind::Interval { lower_ms, upper_ms } => {
                 Box::new(Interval::new(rejects, output, stored, sides, (lower_ms, upper_ms)))
             }
+            JoinKind::Temporal => Box::new(Temporal::new(rejects, output, stored, sides)),
             JoinKind::Window { size_ms, slide_ms, offset_ms } => {
                 let windows = Windows::new(size_ms, slide_ms, offset_ms);
                 Box::new(Windowed::new(rejects, output, stored, sides, windows))

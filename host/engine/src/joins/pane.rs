@@ -11,7 +11,7 @@ use arrow::buffer::NullBuffer;
 use tidemill_model::Fault;
 
 use super::rows::Rows;
-use crate::windows::groups::{BatchKeys, Groups, KeyReader};
+use crate::windows::groups::{BatchKeys, Groups};
 
 /// The end of a list.
 pub(super) const NONE: u32 = u32::MAX;
@@ -37,7 +37,8 @@ pub(super) struct Pane {
 
 /// Rows of a batch on their way into a pane.
 pub(super) struct Arrivals<'a> {
-    pub keys: &'a BatchKeys,
+    /// None: nobody will look for them.
+    pub keys: Option<&'a BatchKeys>,
     /// Which keys have no null; none: all.
     pub valid: Option<&'a NullBuffer>,
     /// Their places in the batch.
@@ -46,17 +47,17 @@ pub(super) struct Arrivals<'a> {
 }
 
 impl Pane {
-    /// `outer`: rows come out without a partner, too.
-    pub fn new(reader: &KeyReader, outer: bool) -> Self {
+    /// `waits`: rows come out by themselves when their time has come.
+    pub fn new(groups: Groups, waits: bool) -> Self {
         Self {
-            groups: reader.table(),
+            groups,
             first: Vec::new(),
             last: Vec::new(),
             next: Vec::new(),
             times: Vec::new(),
             rows: Rows::default(),
             settled: 0,
-            matched: outer.then(Vec::new),
+            matched: waits.then(Vec::new),
             waiting: BinaryHeap::new(),
             numbers: Vec::new(),
         }
@@ -101,13 +102,14 @@ impl Pane {
             let waiting = (from..from + count).filter(|&row| !own[row]);
             self.waiting.extend(waiting.map(|row| Reverse((self.times[row], row as u32))));
         }
+        let Some(keys) = arrivals.keys else { return Ok(()) };
         match arrivals.valid {
-            None => self.link(arrivals.keys, arrivals.rows, from as u32..),
+            None => self.link(keys, arrivals.rows, from as u32..),
             Some(valid) => {
                 let with_key =
                     arrivals.rows.iter().zip(from as u32..).filter(|&(&row, _)| valid.is_valid(row as usize));
                 let (rows, numbers): (Vec<u32>, Vec<u32>) = with_key.unzip();
-                self.link(arrivals.keys, &rows, numbers.into_iter());
+                self.link(keys, &rows, numbers.into_iter());
             }
         }
         Ok(())

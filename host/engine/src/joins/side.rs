@@ -11,13 +11,14 @@ use arrow::buffer::{NullBuffer, ScalarBuffer};
 use arrow::compute::take;
 use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
-use tidemill_model::join::{JoinSpec, SIDES};
+use tidemill_model::join::{JoinKind, JoinSpec, SIDES};
+use tidemill_model::limits::BATCH_ROWS_MAX;
 use tidemill_model::{Batch, Collector, Fault};
 
 use super::output::Output;
 use super::pane::{Arrivals, Pane};
 use super::rows::Choice;
-use crate::windows::groups::{BatchKeys, KeyReader};
+use crate::windows::groups::{BatchKeys, Groups, KeyReader};
 
 /// Empty panes kept for the next spans.
 const SPARE_PANES_MAX: usize = 4;
@@ -35,6 +36,8 @@ pub(super) struct Side {
     pub read: usize,
     /// Rows come out without a partner, too.
     pub outer: bool,
+    /// Each row of it comes out when its time has come, and no other row looks for it.
+    waits: bool,
     /// By the beginning of the span.
     pub panes: BTreeMap<i64, Pane>,
     spare: Vec<Pane>,
@@ -64,6 +67,7 @@ impl Side {
             key,
             read: read.len(),
             outer: spec.join_type.keeps(number),
+            waits: spec.kind == JoinKind::Temporal && number == 0,
             panes: BTreeMap::new(),
             spare: Vec::new(),
         })
@@ -145,12 +149,13 @@ impl Side {
         let pane = match self.panes.entry(start) {
             Entry::Occupied(pane) => pane.into_mut(),
             Entry::Vacant(place) => {
-                let made = self.spare.pop().unwrap_or_else(|| Pane::new(&self.reader, self.outer));
+                let made = self.spare.pop().unwrap_or_else(|| Pane::new(self.reader.table(), self.outer || self.waits));
                 place.insert(made)
             }
         };
         let first = pane.len();
-        let arrivals = Arrivals { keys: &ready.keys, valid: ready.valid.as_ref(), rows, columns };
+        let arrivals =
+            Arrivals { keys: (!self.waits).then_some(&ready.keys), valid: ready.valid.as_ref(), rows, columns };
         pane.add(arrivals, rows.iter().map(|&row| ready.times[row as usize]), matched)?;
         Ok(first)
     }
@@ -166,6 +171,15 @@ impl Side {
 
     /// The columns that the output reads, of rows by pane and number.
     pub fn gather(&self, places: &[(i64, u32)]) -> Result<Vec<ArrayRef>, ArrowError> {
+        self.choice(places).columns(self.read)
+    }
+
+    /// All columns of these rows.
+    pub fn gather_all(&self, places: &[(i64, u32)]) -> Result<Vec<ArrayRef>, ArrowError> {
+        self.choice(places).columns(self.columns.len())
+    }
+
+    fn choice(&self, places: &[(i64, u32)]) -> Choice<'_> {
         let first = places.iter().map(|place| place.0).min().unwrap_or_default();
         let last = places.iter().map(|place| place.0).max().unwrap_or_default();
         let starts: Vec<i64> = self.panes.range(first..=last).map(|(&start, _)| start).collect();
@@ -177,7 +191,30 @@ impl Side {
             }
             choice.push(which, row as usize);
         }
-        choice.columns(self.read)
+        choice
+    }
+
+    /// Up to a batch of rows without a partner, up to a time: time, pane, number. Each is given out once.
+    pub fn pop_unmatched(&mut self, until: i64) -> Vec<(i64, i64, u32)> {
+        let mut gone = Vec::new();
+        for (&start, pane) in self.panes.range_mut(..=until) {
+            while gone.len() < BATCH_ROWS_MAX
+                && let Some((time, row)) = pane.pop_unmatched(until)
+            {
+                gone.push((time, start, row));
+            }
+        }
+        gone
+    }
+
+    /// The watermark moves.
+    pub fn settle(&mut self) {
+        self.panes.values_mut().for_each(|pane| pane.settled = pane.len());
+    }
+
+    /// A table for keys of this side.
+    pub fn table(&self) -> Groups {
+        self.reader.table()
     }
 
     /// Forgets the panes that `is_gone` says so of, the first ones by time.
@@ -202,10 +239,10 @@ pub(super) fn spread(times: &[i64], start_of: impl Fn(i64) -> i64, width: i64) -
     let mut start = None;
     for (row, &time) in times.iter().enumerate() {
         let within = |start: i64| time >= start && time.wrapping_sub(start) as u64 <= (width - 1) as u64;
-        if !start.is_some_and(within) {
-            if let Some(start) = start.replace(start_of(time)) {
-                parts.entry(start).or_default().append(&mut current);
-            }
+        if !start.is_some_and(within)
+            && let Some(start) = start.replace(start_of(time))
+        {
+            parts.entry(start).or_default().append(&mut current);
         }
         current.push(row as u32);
     }

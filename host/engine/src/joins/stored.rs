@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, UInt16Array};
+use arrow::buffer::ScalarBuffer;
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use tidemill_model::join::{JoinKind, JoinSpec, SIDES};
@@ -21,6 +22,9 @@ use super::side::{Side, spread};
 /// Columns in front of those of the rows: key group, time, matched.
 const OWN_COLUMNS: usize = 3;
 const HELP: &str = "give the node another name, so that it starts empty";
+
+/// Rows, their times, and whether they have had a partner.
+type Part = (RecordBatch, ScalarBuffer<i64>, Vec<bool>);
 
 /// How rows of a side are stored.
 #[derive(Clone)]
@@ -49,20 +53,30 @@ impl Stored {
     }
 
     /// The rows of a side. `is_there`: by a row's time whether it has not gone.
-    pub fn table(&self, side: &Side, is_there: impl Fn(i64) -> bool + Send + 'static) -> Result<Table, Fault> {
-        let panes = side.panes.values().map(|pane| Frozen {
-            rows: pane.rows.clone(),
-            times: pane.times.clone(),
-            matched: pane.matches(),
-            settled: pane.settled,
+    pub fn table_of(
+        &self,
+        side: &Side,
+        is_there: impl Fn(i64) -> bool + Copy + Send + 'static,
+    ) -> Result<Table, Fault> {
+        let panes = side.panes.values().map(|pane| {
+            let settled = pane.settled;
+            Frozen {
+                rows: pane.rows.clone(),
+                times: pane.times.clone(),
+                matched: pane.matches(),
+                is_there: Box::new(move |row, time| row >= settled || is_there(time)),
+            }
         });
-        let panes: Vec<Frozen> = panes.collect();
+        Ok(self.table(panes.collect()))
+    }
+
+    /// Rows of several parts.
+    pub fn table(&self, panes: Vec<Frozen>) -> Table {
         let bytes: usize = panes.iter().map(|pane| pane.rows.bytes()).sum();
         let rows: usize = panes.iter().map(|pane| pane.times.len()).sum();
         let chunk_rows = (CHUNK_BYTES_MAX / (bytes / rows.max(1)).max(1)).clamp(1, CHUNK_ROWS_MAX);
-        let chunks =
-            Chunks { stored: self.clone(), panes, is_there: Box::new(is_there), chunk_rows, sorted: None, next: 0 };
-        Ok(Table { name: self.name.to_owned(), schema: self.schema.clone(), chunks: Box::new(chunks) })
+        let chunks = Chunks { stored: self.clone(), panes, chunk_rows, sorted: None, next: 0 };
+        Table { name: self.name.to_owned(), schema: self.schema.clone(), chunks: Box::new(chunks) }
     }
 
     /// Whether a snapshot is one of such a join.
@@ -117,18 +131,8 @@ impl Stored {
         start_of: impl Fn(i64) -> i64,
         width: i64,
     ) -> Result<(), Fault> {
-        if from.tables().iter().all(|(table, _)| table != self.name) {
-            return Ok(());
-        }
-        for chunk in from.chunks(self.name)? {
-            let chunk = chunk?;
-            let times = chunk.column(1).as_primitive::<Int64Type>().values().clone();
-            let matched: Vec<bool> = chunk.column(2).as_boolean().values().iter().collect();
-            let columns =
-                self.schema.fields()[OWN_COLUMNS..].iter().map(|field| chunk.column_by_name(field.name()).cloned());
-            let columns: Option<Vec<ArrayRef>> = columns.collect();
-            let columns = columns.ok_or_else(|| Fault::data("a part of the snapshot lacks columns"))?;
-            let rows = RecordBatch::try_new(self.rows.clone(), columns)?;
+        for part in self.parts(from)? {
+            let (rows, times, matched) = part?;
             let Some(ready) = side.restored(rows, times)? else { continue };
             for (start, rows) in spread(&ready.times, &start_of, width) {
                 let matched: Vec<bool> = rows.iter().map(|&row| matched[row as usize]).collect();
@@ -137,6 +141,25 @@ impl Stored {
         }
         Ok(())
     }
+
+    /// Rows, their times and whether they have had a partner, piece by piece.
+    pub fn parts<'a>(
+        &'a self,
+        from: &dyn Restore,
+    ) -> Result<impl Iterator<Item = Result<Part, Fault>> + use<'a>, Fault> {
+        let is_there = from.tables().iter().any(|(table, _)| table == self.name);
+        let chunks = if is_there { Some(from.chunks(self.name)?) } else { None };
+        Ok(chunks.into_iter().flatten().map(|chunk| self.part(&chunk?)))
+    }
+
+    fn part(&self, chunk: &RecordBatch) -> Result<Part, Fault> {
+        let times = chunk.column(1).as_primitive::<Int64Type>().values().clone();
+        let matched = chunk.column(2).as_boolean().values().iter().collect();
+        let fields = self.schema.fields()[OWN_COLUMNS..].iter();
+        let columns: Option<Vec<ArrayRef>> = fields.map(|field| chunk.column_by_name(field.name()).cloned()).collect();
+        let columns = columns.ok_or_else(|| Fault::data("a part of the snapshot lacks columns"))?;
+        Ok((RecordBatch::try_new(self.rows.clone(), columns)?, times, matched))
+    }
 }
 
 /// What must be the same for rows that were kept to be of use.
@@ -144,6 +167,7 @@ fn settings(spec: &JoinSpec, key: String) -> BTreeMap<String, String> {
     let mut settings = BTreeMap::from([("type".to_owned(), spec.join_type.name().to_owned()), ("key".to_owned(), key)]);
     let kind = match spec.kind {
         JoinKind::Interval { .. } => "interval",
+        JoinKind::Temporal => "temporal",
         JoinKind::Window { size_ms, slide_ms, offset_ms } => {
             for (name, ms) in [("size_ms", size_ms), ("slide_ms", slide_ms), ("offset_ms", offset_ms)] {
                 settings.insert(name.to_owned(), ms.to_string());
@@ -155,17 +179,18 @@ fn settings(spec: &JoinSpec, key: String) -> BTreeMap<String, String> {
     settings
 }
 
-struct Frozen {
-    rows: Rows,
-    times: Vec<i64>,
-    matched: Vec<bool>,
-    settled: usize,
+/// Rows, as they are now.
+pub(super) struct Frozen {
+    pub rows: Rows,
+    pub times: Vec<i64>,
+    pub matched: Vec<bool>,
+    /// By a row's number and time.
+    pub is_there: Box<dyn Fn(usize, i64) -> bool + Send>,
 }
 
 struct Chunks {
     stored: Stored,
     panes: Vec<Frozen>,
-    is_there: Box<dyn Fn(i64) -> bool + Send>,
     chunk_rows: usize,
     /// Pane and row of what is stored, and its order; made by whoever reads.
     sorted: Option<(Vec<(u32, u32)>, ByGroup)>,
@@ -182,7 +207,7 @@ impl Chunks {
                 let columns = self.stored.key.iter().map(|&column| columns[column].clone()).collect();
                 let hashes = encoder.hashes(&Batch::new(RecordBatch::try_new(key.clone(), columns)?))?;
                 for (row, &hash) in (first..).zip(hashes.iter()) {
-                    if row >= pane.settled || (self.is_there)(pane.times[row]) {
+                    if (pane.is_there)(row, pane.times[row]) {
                         places.push((number as u32, row as u32));
                         groups.push(key_group(hash) as u16);
                     }

@@ -285,7 +285,7 @@ impl Operator for Windowed {
     }
 
     fn snapshot(&mut self, _form: Form) -> Result<Snapshot, Fault> {
-        let table = |side: usize| self.stored[side].table(&self.sides[side], |_| true);
+        let table = |side: usize| self.stored[side].table_of(&self.sides[side], |_| true);
         Ok(Snapshot { tables: vec![table(0)?, table(1)?], ..Snapshot::default() })
     }
 

@@ -33,7 +33,7 @@ use tidemill_model::{
 
 use super::aggregate::{Aggregates, unreadable};
 use super::groups::KeyReader;
-use super::pane::Pane;
+use super::pane::{Pane, Pool};
 use super::start::window_start;
 use super::stored::{self, FrozenPane, StoredPane};
 use super::sums::Sums;
@@ -41,8 +41,10 @@ use super::{check_key, common_ms, output_schema};
 use crate::poison::{Rejects, sieve};
 use crate::sql::message;
 
-/// Empty panes kept for the next windows: as many as are open while ticks are in flight, so that memory is used again.
-const SPARE_PANES_MAX: usize = 32;
+/// Empty panes kept beside those of overlapping windows: as many as are open while ticks are in flight.
+const SPARE_PANES: usize = 32;
+/// And of overlapping windows at most.
+const SPARE_PANES_MAX: usize = 1024;
 
 /// A window node whose windows are the same for all keys.
 #[derive(Clone, Debug)]
@@ -83,6 +85,7 @@ struct Factory {
 
 impl OperatorFactory for Factory {
     fn build(&self, context: &OperatorContext) -> Result<Box<dyn Operator>, Fault> {
+        let overlap = usize::try_from(self.spec.size_ms / self.spec.slide_ms).unwrap_or(usize::MAX);
         Ok(Box::new(Aligned {
             rejects: Rejects {
                 node: context.node.clone(),
@@ -100,7 +103,7 @@ impl OperatorFactory for Factory {
             slices: BTreeMap::new(),
             sums: Sums::default(),
             unfired: BTreeSet::new(),
-            spare: Vec::new(),
+            pool: Pool::new(SPARE_PANES_MAX.min(SPARE_PANES + overlap)),
             results: VecDeque::new(),
             numbers: Vec::new(),
         }))
@@ -124,7 +127,7 @@ struct Aligned {
     sums: Sums,
     /// Starts of windows that have rows and have not fired.
     unfired: BTreeSet<i64>,
-    spare: Vec<Pane>,
+    pool: Pool,
     /// Fired, not yet emitted.
     results: VecDeque<Fired>,
     /// Group of each row: memory of earlier batches.
@@ -310,10 +313,7 @@ impl Aligned {
     }
 
     fn new_pane(&mut self) -> Result<Pane, Fault> {
-        match self.spare.pop() {
-            Some(pane) => Ok(pane),
-            None => Pane::new(&self.reader, &self.aggregates).map_err(|e| self.broken(&e)),
-        }
+        self.pool.take(&self.reader, &self.aggregates).map_err(|e| broken(&self.rejects, &e))
     }
 
     /// Late rows within the allowed lateness have come: their keys, by slice and number, fire at once.
@@ -362,9 +362,8 @@ impl Aligned {
             pane => {
                 self.slices.extend(pane.map(|pane| (window, pane)));
                 let end = self.end(window);
-                let (reader, aggregates, spare) = (&self.reader, &self.aggregates, &mut self.spare);
-                let new = || spare.pop().map_or_else(|| Pane::new(reader, aggregates), Ok);
-                let sum = self.sums.of(window..end, self.spec.slide_ms, &mut self.slices, aggregates, new);
+                let parts = (&self.reader, &*self.aggregates);
+                let sum = self.sums.of(window..end, self.spec.slide_ms, &mut self.slices, parts, &mut self.pool);
                 sum.map_err(|e| self.broken(&e))?
             }
         };
@@ -376,23 +375,11 @@ impl Aligned {
         let rows = pane.groups.len();
         let columns = pane.drain(&self.reader, &self.aggregates).map_err(|e| self.broken(&e))?;
         self.results.push_back(Fired { start, columns, rows, emitted: 0 });
-        self.keep_spare(pane);
-        Ok(())
+        self.recycle(pane)
     }
 
-    fn recycle(&mut self, mut pane: Pane) -> Result<(), Fault> {
-        if self.spare.len() < SPARE_PANES_MAX {
-            pane.clear(&self.aggregates).map_err(|e| self.broken(&e))?;
-            self.keep_spare(pane);
-        }
-        Ok(())
-    }
-
-    /// `pane` is empty.
-    fn keep_spare(&mut self, pane: Pane) {
-        if self.spare.len() < SPARE_PANES_MAX {
-            self.spare.push(pane);
-        }
+    fn recycle(&mut self, pane: Pane) -> Result<(), Fault> {
+        self.pool.give(pane, &self.aggregates).map_err(|e| broken(&self.rejects, &e))
     }
 
     /// Emits about a batch of results.

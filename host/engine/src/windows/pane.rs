@@ -11,6 +11,34 @@ pub(super) struct Pane {
     accumulators: Accumulators,
 }
 
+/// Empty panes kept for the next windows, so that their memory is used again.
+pub(super) struct Pool {
+    spare: Vec<Pane>,
+    /// As many as are in use at a time.
+    max: usize,
+}
+
+impl Pool {
+    pub fn new(max: usize) -> Self {
+        Self { spare: Vec::new(), max }
+    }
+
+    pub fn take(&mut self, reader: &KeyReader, aggregates: &Aggregates) -> Result<Pane> {
+        self.spare.pop().map_or_else(|| Pane::new(reader, aggregates), Ok)
+    }
+
+    /// Forgets what the pane has.
+    pub fn give(&mut self, mut pane: Pane, aggregates: &Aggregates) -> Result<()> {
+        if self.spare.len() < self.max {
+            if pane.groups.len() > 0 {
+                pane.clear(aggregates)?;
+            }
+            self.spare.push(pane);
+        }
+        Ok(())
+    }
+}
+
 impl Pane {
     pub fn new(reader: &KeyReader, aggregates: &Aggregates) -> Result<Self> {
         Ok(Self { groups: reader.table(), accumulators: aggregates.accumulators()? })
@@ -38,7 +66,7 @@ impl Pane {
     }
 
     /// Forgets all groups.
-    pub fn clear(&mut self, aggregates: &Aggregates) -> Result<()> {
+    fn clear(&mut self, aggregates: &Aggregates) -> Result<()> {
         self.groups.clear();
         aggregates.drain(&mut self.accumulators).map(drop)
     }

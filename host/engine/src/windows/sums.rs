@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use super::aggregate::{Aggregates, Result};
-use super::pane::Pane;
+use super::groups::KeyReader;
+use super::pane::{Pane, Pool};
 
 #[derive(Default)]
 pub(super) struct Sums {
@@ -33,19 +34,24 @@ impl Sums {
         window: Range<i64>,
         slide_ms: i64,
         slices: &mut BTreeMap<i64, Pane>,
-        aggregates: &Aggregates,
-        mut new: impl FnMut() -> Result<Pane>,
+        (reader, aggregates): (&KeyReader, &Aggregates),
+        pool: &mut Pool,
     ) -> Result<Pane> {
         let mut add = |sum: &mut Pane, range: Range<i64>| {
             slices.range_mut(range).try_for_each(|(_, slice)| sum.absorb(slice, aggregates))
         };
-        self.front = self.front.split_off(&window.start);
+        while let Some(entry) = self.front.first_entry().filter(|entry| *entry.key() < window.start) {
+            pool.give(entry.remove(), aggregates)?;
+        }
         if self.front.is_empty() {
-            (self.back, self.middle, self.end) = (None, window.end, window.end);
+            if let Some(back) = self.back.take() {
+                pool.give(back, aggregates)?;
+            }
+            (self.middle, self.end) = (window.end, window.end);
             let starts = (0..).map_while(|n| Some(window.start + slide_ms * n).filter(|start| *start < window.end));
             let mut to = window.end;
             for start in starts.collect::<Vec<_>>().into_iter().rev() {
-                let mut sum = new()?;
+                let mut sum = pool.take(reader, aggregates)?;
                 if let Some(behind) = self.front.get_mut(&to) {
                     sum.absorb(behind, aggregates)?;
                 }
@@ -54,11 +60,17 @@ impl Sums {
                 to = start;
             }
         } else {
-            let mut back = self.back.take().map_or_else(&mut new, Ok)?;
+            let mut back = match self.back.take() {
+                Some(back) => back,
+                None => pool.take(reader, aggregates)?,
+            };
             add(&mut back, self.end..window.end)?;
             (self.back, self.end) = (Some(back), window.end);
         }
-        let mut sum = self.front.remove(&window.start).map_or_else(new, Ok)?;
+        let mut sum = match self.front.remove(&window.start) {
+            Some(sum) => sum,
+            None => pool.take(reader, aggregates)?,
+        };
         if let Some(back) = &mut self.back {
             sum.absorb(back, aggregates)?;
         }

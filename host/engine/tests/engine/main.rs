@@ -3,7 +3,9 @@
 mod clock;
 mod driver;
 mod expr;
+mod join_model;
 mod joins;
+mod keyed_windows;
 mod logic;
 mod pattern;
 mod process;

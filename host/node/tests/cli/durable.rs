@@ -101,6 +101,26 @@ fn a_stop_is_a_checkpoint_and_the_next_run_goes_on() {
 }
 
 #[test]
+fn a_job_says_which_source_holds_the_watermark_back() {
+    let timed = |name: &str, rate: u32, step: &str| {
+        format!(
+            "  {name}: {{ datagen: {{ rate: {rate}, columns: {{ k: {{ hash: {{ modulo: 10 }} }}, t: {{ timestamp: {{ start: 2024-01-01, step: {step} }} }} }} }}, event_time: {{ column: t }} }}\n"
+        )
+    };
+    let (fast, slow) = (timed("fast", 20_000, "1s"), timed("slow", 1000, "1ms"));
+    let pipeline = format!(
+        "name: numbers\ncheckpoints: {{ store: store, interval: 50ms }}\nsources:\n{fast}{slow}operators:\n  \
+         sums: {{ input: [fast, slow], key: [k], window: {{ tumbling: 1d }}, aggregates: {{ rows: count(*) }} }}\n\
+         sinks:\n  out: {{ input: sums, blackhole: }}\n"
+    );
+    let folder = Folder::with(&[("pipeline.yaml", &pipeline)]);
+    let ended = interrupted(&folder, 1, |_, job| job.signal("INT"));
+    well(&ended);
+    let told = ended.stderr.lines().find(|line| line.contains("held back by")).unwrap_or_else(|| panic!("{ended:?}"));
+    assert!(told.contains("held back by `slow`"), "{told}");
+}
+
+#[test]
 fn a_killed_job_goes_on() {
     let folder = Folder::with(&[("pipeline.yaml", &numbers(LONG, "interval: 50ms"))]);
     let ended = interrupted(&folder, 1, |_, job| job.signal("KILL"));

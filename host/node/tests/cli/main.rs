@@ -5,6 +5,7 @@ mod cluster;
 mod components;
 mod disk;
 mod durable;
+mod examples;
 mod interrupts;
 mod kept;
 mod network;

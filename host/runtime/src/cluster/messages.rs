@@ -9,6 +9,7 @@ use tidemill_model::checkpoint::{Manifest, PartManifest, SplitState};
 use tidemill_model::{Fault, FaultKind};
 
 use super::wire::Wire;
+use crate::metrics::Holder;
 use crate::upgrade::NewComponent;
 
 /// Longest message: a manifest, with the positions of very many splits.
@@ -157,6 +158,7 @@ pub(crate) struct NodeNumbers {
     /// As `NodeMetrics::numbers` lists them.
     pub numbers: [u64; 8],
     pub watermark: i64,
+    pub holder: Option<Holder>,
     pub counters: Vec<(String, u64)>,
 }
 

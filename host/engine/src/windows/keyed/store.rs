@@ -223,10 +223,12 @@ impl Store {
                 if first > now || first == NEVER {
                     return None;
                 }
-                let next = queue.times.remove(&first).unwrap_or_default();
+                let mut next = queue.times.remove(&first).unwrap_or_default();
+                // The first one comes out first.
+                next.reverse();
                 let (time, rest) = std::mem::replace(&mut queue.current, (first, next));
                 if !rest.is_empty() {
-                    queue.times.entry(time).or_default().extend(rest);
+                    queue.times.entry(time).or_default().extend(rest.into_iter().rev());
                 }
             }
             let (time, slots) = (queue.current.0, &mut queue.current.1);
