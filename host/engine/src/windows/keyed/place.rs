@@ -96,6 +96,10 @@ impl Keyed {
             self.merge(stays, earlier);
             stays = earlier;
         }
+        if self.store[stays].fires {
+            // It fires as it was.
+            self.finish_step(batch, read)?;
+        }
         start = start.min(self.store[stays].start);
         let window = &mut self.store[stays];
         (window.start, window.end) = (start, end);
