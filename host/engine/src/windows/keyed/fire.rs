@@ -62,12 +62,14 @@ impl Keyed {
             {
                 fires = true;
                 let is_over = self.plan.bounded && last <= self.clock();
-                let fire_at = &mut self.store.firing[slot as usize].fire_at;
-                *fire_at = fire_at.saturating_add(every);
-                if ends {
-                    *fire_at = if time >= last { NEVER } else { (*fire_at).min(last) };
+                let firing = &mut self.store.firing[slot as usize];
+                firing.fire_at = firing.fire_at.saturating_add(every);
+                if ends && time >= last {
+                    (firing.fire_at, firing.fired_at) = (NEVER, last);
+                } else if ends {
+                    firing.fire_at = firing.fire_at.min(last);
                 } else if is_over {
-                    *fire_at = NEVER;
+                    firing.fire_at = NEVER;
                 }
             }
             fires |= ends && self.plan.fires_at_end && time == last;

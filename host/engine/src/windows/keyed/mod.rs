@@ -3,6 +3,8 @@
 //! Flink's rules (`WindowOperator`, `MergingWindowSet` and the triggers): a session is `[ts, ts + gap)` of each row, and those that touch are one; a
 //! row is late if the session that it ends up in is; a window that is merged away leaves its rows to the one that stays. A row within the allowed
 //! lateness fires its window again, here once per batch.
+//!
+//! One difference: where gaps are of the rows' own, Flink forgets the rows of a merged session when the window of one row alone is the same.
 
 mod contents;
 mod fire;

@@ -238,7 +238,7 @@ impl Operator for Keyed {
         let mut numbers = Vec::new();
         stored::restore(&self.plan.stored.clone(), from, |rows| {
             self.keys.number_bytes(rows.keys(), &mut numbers);
-            let windows = rows.windows(&numbers);
+            let windows = rows.windows(&numbers, self.clocks[self.plan.spec.time as usize]);
             let (mut slots, mut filled) = (Vec::new(), Vec::new());
             for (row, (window, firing)) in windows.enumerate() {
                 if window.filled {

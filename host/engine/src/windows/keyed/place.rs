@@ -101,6 +101,10 @@ impl Keyed {
             self.finish_step(batch, read)?;
         }
         start = start.min(self.store[stays].start);
+        if (start, end) != (self.store[stays].start, self.store[stays].end) {
+            let firing = &mut self.store.firing[stays as usize];
+            firing.fire_at = firing.fire_at.min(std::mem::replace(&mut firing.fired_at, NEVER));
+        }
         let window = &mut self.store[stays];
         (window.start, window.end) = (start, end);
         Ok(Some(stays))
@@ -119,7 +123,7 @@ impl Keyed {
         let into = &mut self.store.firing[stays as usize];
         into.rows += from.rows;
         into.max_time = into.max_time.max(from.max_time);
-        into.fire_at = into.fire_at.min(from.fire_at);
+        into.fire_at = into.fire_at.min(from.fire_at).min(from.fired_at);
     }
 
     /// The number of a window in the step.

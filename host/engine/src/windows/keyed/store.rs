@@ -44,6 +44,8 @@ pub(super) struct Firing {
     pub scheduled: i64,
     /// When a trigger that fires again and again does so next.
     pub fire_at: i64,
+    /// When it did so last, if that was the end of the window: should the window grow, it goes on from there, as in Flink.
+    pub fired_at: i64,
     /// Rows since it fired by their number.
     pub rows: u64,
     /// The value of the row that fired last by its value.
@@ -74,7 +76,7 @@ impl Window {
 
 impl Default for Firing {
     fn default() -> Self {
-        Self { max_time: i64::MIN, scheduled: NEVER, fire_at: NEVER, rows: 0, last: None }
+        Self { max_time: i64::MIN, scheduled: NEVER, fire_at: NEVER, fired_at: NEVER, rows: 0, last: None }
     }
 }
 

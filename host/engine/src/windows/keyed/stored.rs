@@ -21,7 +21,7 @@ use super::super::aggregate::{Aggregates, Result as Aggregated};
 use super::super::stored::{calls, check};
 use super::contents::Contents;
 use super::keys::Keys;
-use super::store::{Firing, Store, Window};
+use super::store::{Firing, NEVER, Store, Window};
 use super::{field, with_settings};
 
 const TABLE: &str = "windows";
@@ -80,7 +80,7 @@ pub(super) fn table(schema: SchemaRef, store: &Store, keys: &Keys, contents: &Co
         numbers(|window| window.start),
         numbers(|window| window.end),
         of_firing(|firing| firing.max_time),
-        of_firing(|firing| firing.fire_at),
+        of_firing(|firing| firing.fire_at.min(firing.fired_at)),
         Arc::new(UInt64Array::from_iter_values(firing().map(|firing| firing.rows))),
         Arc::new(firing().map(|firing| firing.last).collect::<Float64Array>()),
         Arc::new(windows().map(|window| Some(window.filled)).collect::<BooleanArray>()),
@@ -134,8 +134,8 @@ impl StoredWindows {
         self.0.column(1).as_binary()
     }
 
-    /// The windows, with the numbers of their keys.
-    pub fn windows(&self, keys: &[u32]) -> impl Iterator<Item = (Window, Firing)> {
+    /// The windows, with the numbers of their keys; `clock` ends windows.
+    pub fn windows(&self, keys: &[u32], clock: i64) -> impl Iterator<Item = (Window, Firing)> {
         let number = |column: usize| self.0.column(column).as_primitive::<Int64Type>();
         let (starts, ends, max_times, fire_ats) = (number(2), number(3), number(4), number(5));
         let rows = self.0.column(6).as_primitive::<UInt64Type>();
@@ -143,9 +143,13 @@ impl StoredWindows {
         let filled = self.0.column(8).as_boolean();
         keys.iter().enumerate().map(move |(row, &key)| {
             let window = Window { filled: filled.value(row), ..Window::new(key, starts.value(row), ends.value(row)) };
+            // What is due at the end of a window that is over has fired.
+            let (fire_at, last_time) = (fire_ats.value(row), window.last_time());
+            let fired = fire_at == last_time && last_time <= clock;
             let firing = Firing {
                 max_time: max_times.value(row),
-                fire_at: fire_ats.value(row),
+                fire_at: if fired { NEVER } else { fire_at },
+                fired_at: if fired { fire_at } else { NEVER },
                 rows: rows.value(row),
                 last: last.is_valid(row).then(|| last.value(row)),
                 ..Firing::default()
