@@ -15,7 +15,8 @@ impl Builder<'_> {
     pub(super) fn window(&mut self, spec: &OperatorSpec, window: &WindowSpec, on_error: OnError) -> Option<Made> {
         let arrived = self.only_input(spec)?;
         let name = &spec.name.text;
-        let needs_times = window.time == TimeDomain::Event && window.windows.bounded();
+        let fires_by_event = matches!(window.trigger, Some(Trigger { fires: Fires::Every(TimeDomain::Event, _), .. }));
+        let needs_times = fires_by_event || window.time == TimeDomain::Event && window.windows.bounded();
         let timed = !needs_times
             || self.need_times(&window.span, &format!("`{name}` is a window over event time"), &arrived.times);
         if let Some((_, span)) = &spec.exchange {

@@ -179,11 +179,30 @@ fn triggers_of_the_wall_clock_fire_before_the_end() {
         by_clock(every(false), false, &[(1003, &[1]), (1011, &[]), (1021, &[2]), (1031, &[])]),
         ["1011: 1 1", "1021: 1 1", "1031: 1 1", "1031: 2 1", "end"]
     );
+    // Times that nobody has seen are one.
+    assert_eq!(
+        by_clock(every(false), false, &[(1003, &[1]), (9999, &[]), (10_001, &[])]),
+        ["9999: 1 1", "10001: 1 1", "end"]
+    );
     // What has fired and was forgotten does not fire again without rows.
     assert_eq!(
         by_clock(every(true), false, &[(1003, &[1, 1]), (1011, &[]), (1021, &[]), (1025, &[1]), (1031, &[])]),
         ["1011: 1 2", "1031: 1 1", "end"]
     );
+}
+
+#[test]
+fn a_trigger_without_an_end_ends_with_the_input() {
+    let input = schema(&[("k", DataType::Int64), ("t", DataType::Int64)]);
+    let every = Some(Trigger { fires: Fires::Every(TimeDomain::Event, 10), purge: false });
+    let built = window(WindowSpec { trigger: every, ..windows_of(Windows::Global) }, &input).unwrap();
+    let mut driver = driver(&built, &input, &[0], Some(1), 1);
+    driver.push("in", rows(&[("k", ints([1, 1])), ("t", ints([3, 12]))])).unwrap();
+    driver.tick().unwrap();
+    driver.advance_event_time("in", 25).unwrap();
+    assert_eq!(lines(&driver.take_output("out")), ["1|2", "1|2"], "at 10 and 20");
+    driver.finish().unwrap();
+    assert_eq!(lines(driver.output("out")), ["1|2"], "and not for all times to come");
 }
 
 #[test]

@@ -63,7 +63,12 @@ impl Keyed {
                 fires = true;
                 let is_over = self.plan.bounded && last <= self.clock();
                 let firing = &mut self.store.firing[slot as usize];
-                firing.fire_at = firing.fire_at.saturating_add(every);
+                firing.fire_at = match domain {
+                    TimeDomain::Event if now == WATERMARK_MAX && !self.plan.bounded => NEVER,
+                    TimeDomain::Event => firing.fire_at.saturating_add(every),
+                    // Times that have passed while nobody looked, such as those before a restart, are one.
+                    TimeDomain::Processing => (now - now.rem_euclid(every)).saturating_add(every),
+                };
                 if ends && time >= last {
                     (firing.fire_at, firing.fired_at) = (NEVER, last);
                 } else if ends {
