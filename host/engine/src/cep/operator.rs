@@ -345,9 +345,7 @@ impl Attempt for Sieve<'_> {
     }
 
     fn condemn(&mut self, row: usize, error: String) -> Result<(), Fault> {
-        self.out.count("row_errors", 1);
-        let time = self.batch.times.as_ref().map(|times| times[row]);
-        self.cep.rejects.reject(self.out, self.batch.rows(), row, time, None, error)
+        self.cep.rejects.reject_row(self.out, self.batch, row, error)
     }
 }
 
@@ -372,9 +370,7 @@ impl Attempt for Shown<'_> {
     }
 
     fn condemn(&mut self, row: usize, error: String) -> Result<(), Fault> {
-        self.out.count("row_errors", 1);
-        let time = self.batch.times.as_ref().map(|times| times[row]);
-        self.cep.rejects.reject(self.out, self.batch.rows(), row, time, None, error)
+        self.cep.rejects.reject_row(self.out, self.batch, row, error)
     }
 }
 
